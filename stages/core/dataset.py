@@ -1,0 +1,87 @@
+"""A data set as the three files that every later stage reads: train.npz, test.npz and dataset.json."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from stages.core.errors import UserError
+
+
+class Split(NamedTuple):
+    images: np.ndarray  # uint8, N×H×W×3
+    labels: np.ndarray  # int64, N; an index into DatasetInfo.classes
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What dataset.json holds."""
+
+    name: str
+    source: str  # data.source
+    sha256: str  # of the source
+    classes: list[str]
+    image_size: int  # pixels
+    counts: dict[str, int]  # images in train and test
+    mean: list[float]  # of the training images, per channel, pixels in [0, 1]
+    std: list[float]
+
+
+def describe(name: str, source: str, sha256: str, classes: list[str], train: Split, test: Split) -> DatasetInfo:
+    mean, std = channel_statistics(train.images)
+    counts = {"train": len(train.labels), "test": len(test.labels)}
+    return DatasetInfo(name, source, sha256, classes, train.images.shape[1], counts, mean, std)
+
+
+def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all pixels in [0, 1], rounded to four places.
+
+    Taken from the 256-bin histograms of the uint8 N×H×W×3 images, which spares a floating-point copy of them.
+    """
+    levels = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(images.shape[3]):
+        pixels = images[..., channel].ravel()
+        share = np.bincount(pixels, minlength=256) / pixels.size
+        average = share @ levels
+        mean.append(round(float(average), 4))
+        std.append(round(float(np.sqrt(share @ (levels - average) ** 2)), 4))
+    return mean, std
+
+
+def write_split(file: IO[bytes], split: Split) -> None:
+    """Write an uncompressed .npz, whose bytes depend on the split alone."""
+    np.savez(file, images=split.images, labels=split.labels)
+
+
+def read_split(folder: Path, name: str) -> Split:
+    """Read `folder/name.npz`.
+
+    Raises:
+        UserError: the file is missing or is not what the download stage writes.
+    """
+    path = folder / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            split = Split(arrays["images"], arrays["labels"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make it with `dvc repro download`") from error
+    if split.images.ndim != 4 or split.images.dtype != np.uint8 or len(split.images) != len(split.labels):
+        raise UserError(f"{path}: not a split of a data set; make it with `dvc repro -f download`")
+    return split
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """Read `folder/dataset.json`.
+
+    Raises:
+        UserError: the file is missing or is not what the download stage writes.
+    """
+    path = folder / "dataset.json"
+    try:
+        return DatasetInfo(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make it with `dvc repro download`") from error

@@ -1,0 +1,92 @@
+"""Where and how to compute, decided in one place: device, precision, memory format, compilation, determinism."""
+
+import os
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from stages.core.errors import UserError
+
+# A run of more floating-point operations than this is long enough for torch.compile to win back the time it takes.
+COMPILE_ABOVE_FLOPS = {"cpu": 1e14, "cuda": 5e15}
+
+
+@dataclass(frozen=True)
+class Backend:
+    device: torch.device
+    precision: str  # fp32, tf32 or bf16
+    compile: bool
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move the model to the device, in the memory format in which its convolutions are fastest."""
+        return model.to(self.device, memory_format=torch.channels_last)
+
+    def autocast(self) -> AbstractContextManager:
+        # Without the cache of cast weights, which a captured CUDA graph would take for constants.
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Copy a host tensor over without waiting for the device."""
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    @property
+    def device_name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"CPU, {torch.get_num_threads()} threads"
+
+    def __str__(self) -> str:
+        return f"{self.device_name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
+
+
+def choose_backend(precision: str, compile: bool | str, flops: float) -> Backend:
+    """The first GPU if there is one, else the CPU, set up so that the same inputs give the same bytes.
+
+    Args:
+        precision: `auto` (bf16 on a GPU that has it, else fp32), `fp32`, `tf32` or `bf16`.
+        compile: whether to use torch.compile, or `auto`: where a compiler is there and the run long enough.
+        flops: floating-point operations of the whole run, which `auto` goes by (and not by a clock, since compiled and
+            eager kernels round differently and the same inputs must choose the same ones).
+
+    Raises:
+        UserError: the device lacks what was asked for.
+    """
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "auto":
+        precision = "bf16" if has_bf16 else "fp32"
+    if precision == "tf32" and not on_gpu:
+        raise UserError("train.precision = 'tf32': this machine has no GPU; use auto or fp32")
+    if precision == "bf16" and on_gpu and not has_bf16:
+        raise UserError(f"train.precision = 'bf16': {torch.cuda.get_device_name()} lacks it; use auto, tf32 or fp32")
+
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    if compile == "auto":
+        compile = compiler is not None and flops > COMPILE_ABOVE_FLOPS[device.type]
+    elif compile and compiler is None:
+        raise UserError("train.compile = True: torch.compile needs a C++ compiler (g++ or clang++); use auto or false")
+    _configure(precision)
+    return Backend(device, precision, compile)
+
+
+def _configure(precision: str) -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it alone
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_flush_denormal(True)  # denormals slow a CPU down and change no digit that matters
+
+
+def training_flops(model: nn.Module, image_size: int, images: int) -> float:
+    """Floating-point operations of forward and backward passes over so many images; backward counts twice forward."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, image_size, image_size))
+    return 3.0 * counter.get_total_flops() * images

@@ -1,0 +1,167 @@
+"""Stochastic gradient descent over images that live on the device: the loop, its recipe and what comes out of it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.core.dataset import Split
+from stages.core.device import Backend
+from stages.core.errors import UserError
+from stages.core.prediction import predict
+from stages.core.images import Normalise, TrainingImages, draw_epoch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Epochs count from 1."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float  # of the first epoch
+    momentum: float
+    weight_decay: float  # on every parameter
+    schedule: str  # cosine or step
+    crop_padding: int  # pixels
+    flip: bool
+    keep: str  # best or last
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of the history. Accuracies are fractions; the training ones are those of the batches as they came."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    generalization_gap: float  # train_accuracy - test_accuracy
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    history: list[Epoch]
+    weights: dict[str, Tensor]  # the state_dict of the epoch kept
+    seconds: float  # of the whole run, evaluations and compilation included
+    images_per_second: float  # of the training epochs, evaluations left out
+
+    @property
+    def best(self) -> Epoch:
+        """The first epoch of the highest test accuracy."""
+        return max(self.history, key=lambda epoch: epoch.test_accuracy)
+
+
+def learning_rates(recipe: Recipe) -> list[float]:
+    """The learning rate of each epoch.
+
+    `cosine` falls to zero over the run without restarts (Loshchilov & Hutter 2017, equation 5); `step` divides by ten
+    at half and again at three quarters of it (He et al. 2015, section 4.2).
+    """
+    epochs, peak = recipe.epochs, recipe.learning_rate
+    if recipe.schedule == "cosine":
+        return [peak * (1 + math.cos(math.pi * epoch / epochs)) / 2 for epoch in range(epochs)]
+    milestones = max(1, epochs // 2), max(1, 3 * epochs // 4)
+    return [peak * 0.1 ** sum(epoch >= milestone for milestone in milestones) for epoch in range(epochs)]
+
+
+class Step:
+    """One step of SGD with momentum on a batch; sums of loss and correct predictions stay on the device."""
+
+    def __init__(self, model: nn.Module, images: TrainingImages, recipe: Recipe, backend: Backend):
+        self.model, self.images, self.backend, self.batch_size = model, images, backend, recipe.batch_size
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        )
+        self.sums = torch.zeros(2, dtype=torch.float64, device=backend.device)  # of the loss, of the correct
+        self.compiled_forward = torch.compile(self.forward, dynamic=False) if backend.compile else self.forward
+
+    def forward(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and number of correct predictions of the batch that B rows of `draw_epoch` stand for."""
+        x, labels = self.images.batch(draws)
+        with self.backend.autocast():
+            logits = self.model(x)  # B×classes
+        return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).sum()
+
+    def __call__(self, draws: Tensor) -> None:
+        # The last, smaller batch of an epoch runs uncompiled: compiling for its shape takes longer than it ever saves.
+        forward = self.compiled_forward if len(draws) == self.batch_size else self.forward
+        loss, correct = forward(draws)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sums += torch.stack([loss.detach().double() * len(draws), correct.double()])
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
+def train(
+    model: nn.Module,
+    train_split: Split,
+    test_split: Split,
+    normalisation: tuple[list[float], list[float]],
+    recipe: Recipe,
+    backend: Backend,
+    on_batch: Callable[[int], None] = lambda images: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> Trained:
+    """Train a freshly built model, testing it after each epoch.
+
+    The host waits for the device once an epoch, to read the sums. Order, crops and flips follow from seed and epoch, so
+    they are the same on every device.
+
+    Args:
+        normalisation: mean and standard deviation of each channel, pixels in [0, 1].
+        on_batch: told the number of images of each batch, when it is handed to the device.
+        on_epoch: told each epoch's figures.
+
+    Raises:
+        UserError: the loss of an epoch is not finite.
+    """
+    model = backend.place(model)
+    normalise = Normalise(*normalisation, backend.device)
+    images = TrainingImages(train_split, recipe.crop_padding, normalise, backend.device)
+    test_images = torch.from_numpy(test_split.images).to(backend.device)
+    test_labels = torch.from_numpy(test_split.labels).to(backend.device)
+    step = Step(model, images, recipe, backend)
+
+    history: list[Epoch] = []
+    weights: dict[str, Tensor] = {}
+    start, training_seconds = time.perf_counter(), 0.0
+    for number, rate in enumerate(learning_rates(recipe), start=1):
+        began = time.perf_counter()
+        model.train()
+        step.set_learning_rate(rate)
+        step.sums.zero_()
+        draws = draw_epoch(recipe.seed, number, len(images), recipe.crop_padding, recipe.flip)
+        for batch in backend.to_device(draws).split(recipe.batch_size):
+            step(batch)
+            on_batch(len(batch))
+        train_loss, train_accuracy = (step.sums / len(images)).tolist()
+        training_seconds += time.perf_counter() - began
+
+        logits = predict(model, test_images, normalise, backend)
+        test_loss = F.cross_entropy(logits, test_labels).item()
+        test_accuracy = (logits.argmax(1) == test_labels).sum().item() / len(test_labels)
+        if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
+            raise UserError(
+                f"the loss is no longer finite after epoch {number} at learning rate {rate:g}; "
+                "lower train.learning_rate"
+            )
+        gap = train_accuracy - test_accuracy
+        epoch = Epoch(number, train_loss, train_accuracy, test_loss, test_accuracy, gap, rate)
+        if recipe.keep == "last" or all(test_accuracy > earlier.test_accuracy for earlier in history):
+            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        history.append(epoch)
+        on_epoch(epoch)
+
+    images_per_second = recipe.epochs * len(images) / training_seconds
+    return Trained(history, weights, time.perf_counter() - start, images_per_second)

@@ -1,0 +1,163 @@
+"""Train one model and write its weights, metrics and history under the name of the run.
+
+python -m stages.train resnet --model resnet18 --epochs 100 --weight-decay 0.0005
+"""
+
+import platform
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from stages import cli
+from stages.core.dataset import read_info, read_split
+from stages.core.device import Backend, choose_backend, training_flops
+from stages.core.errors import UserError
+from stages.core.models import MODELS, build_model, count_parameters
+from stages.core.training import Epoch, Recipe, Trained, train
+from stages.core.weights import Card, to_bytes
+from stages.files import replacing, write_csv, write_json
+from stages.params import Params, load_params
+
+DATA = Path("data")
+
+
+def main(args: Namespace) -> None:
+    params = load_params()
+    info = read_info(DATA)
+    train_split, test_split = read_split(DATA, "train"), read_split(DATA, "test")
+
+    recipe = read_recipe(params, args)
+    card = Card(
+        run=args.run,
+        model=args.model,
+        base_channels=params.resnet.base_channels,
+        blocks=params.resnet.blocks,
+        classes=info.classes,
+        image_size=info.image_size,
+        mean=info.mean,
+        std=info.std,
+        recipe=asdict(recipe),
+    )
+    model = build_model(card.model, len(card.classes), card.base_channels, card.blocks, recipe.seed)
+    flops = training_flops(model, info.image_size, recipe.epochs * len(train_split.labels))
+    backend = choose_backend(params.train.precision, params.train.compile, flops)
+    print(f"{args.run}: {card.title}, {count_parameters(model):,} parameters, on {backend}")
+
+    progress = Progress(args.run, recipe.epochs, len(train_split.labels), backend)
+    try:
+        trained = train(
+            model, train_split, test_split, (info.mean, info.std), recipe, backend, progress.batch, progress.epoch
+        )
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{backend.device_name} ran out of memory at train.batch_size = {recipe.batch_size}; make it smaller"
+        ) from error
+    finally:
+        progress.close()
+    write_results(card, trained, count_parameters(model), backend)
+
+
+def read_recipe(params: Params, args: Namespace) -> Recipe:
+    return Recipe(
+        seed=params.seed,
+        epochs=args.epochs,
+        batch_size=params.train.batch_size,
+        learning_rate=params.train.learning_rate,
+        momentum=params.train.momentum,
+        weight_decay=args.weight_decay,
+        schedule=params.train.schedule,
+        crop_padding=params.augment.crop_padding,
+        flip=params.augment.flip,
+        keep=params.train.keep,
+    )
+
+
+def write_results(card: Card, trained: Trained, parameters: int, backend: Backend) -> None:
+    best, final = trained.best, trained.history[-1]
+    metrics = {
+        "best_test_accuracy": best.test_accuracy,
+        "best_epoch": best.epoch,
+        "final_test_accuracy": final.test_accuracy,
+        "final_test_loss": final.test_loss,
+        "final_train_accuracy": final.train_accuracy,
+        "final_train_loss": final.train_loss,
+        "generalization_gap": final.generalization_gap,
+        "parameters": parameters,
+        "epochs": final.epoch,
+        "weight_decay": card.recipe["weight_decay"],
+    }
+    timing = {
+        "train_seconds": round(trained.seconds, 2),
+        "images_per_second": round(trained.images_per_second, 1),
+        "device": backend.device_name,
+        "precision": backend.precision,
+        "compiled": backend.compile,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    with replacing(Path(f"models/{card.run}.safetensors"), "wb") as file:
+        file.write(to_bytes(card, trained.weights))
+    write_json(Path(f"metrics/train/{card.run}.json"), {key: round(value, 6) for key, value in metrics.items()})
+    write_json(Path(f"metrics/timing/{card.run}.json"), timing)
+    write_csv(Path(f"plots/history/{card.run}.csv"), pd.DataFrame(trained.history))
+
+
+class Progress:
+    """A bar over all images of the run on a terminal, a line an epoch elsewhere, and early word of a long run on a CPU."""
+
+    SETTLED = 10  # seconds after which the speed so far tells how long the run takes
+    LONG = 3600  # seconds
+
+    def __init__(self, run: str, epochs: int, images: int, backend: Backend):
+        self.run, self.epochs, self.images, self.backend = run, epochs, images, backend
+        self.bar = tqdm(total=epochs * images, desc=run, unit=" images", unit_scale=True, disable=None)
+        self.began: float | None = None  # when the first batch was done, which pays for starting up
+        self.done = 0  # images since then
+        self.announced = backend.device.type != "cpu"
+
+    def batch(self, images: int) -> None:
+        self.bar.update(images)
+        if self.began is None:
+            self.began = time.perf_counter()
+            return
+        self.done += images
+        if not self.announced and time.perf_counter() - self.began > self.SETTLED:
+            self.announced = True
+            if self.left() > self.LONG:
+                self.bar.write(
+                    f"{self.run}: about {self.left() / 3600:.0f} h to go on this CPU. `make demo` takes minutes; "
+                    "fewer epochs or `-S resnet.base_channels=16` shorten it.",
+                    file=sys.stderr,
+                )
+
+    def epoch(self, epoch: Epoch) -> None:
+        figures = f"loss {epoch.train_loss:.4f}, train {epoch.train_accuracy:.2%}, test {epoch.test_accuracy:.2%}"
+        if not self.bar.disable:
+            self.bar.set_postfix_str(f"epoch {epoch.epoch}/{self.epochs}: {figures}")
+            return
+        speed = self.done / (time.perf_counter() - self.began)
+        left = tqdm.format_interval(self.left())
+        print(f"{self.run} {epoch.epoch}/{self.epochs}: {figures}, {speed:,.0f} images/s, {left} left", flush=True)
+
+    def left(self) -> float:
+        """Seconds to the end at the speed so far."""
+        elapsed = time.perf_counter() - self.began
+        return elapsed / self.done * (self.epochs * self.images - self.done)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+if __name__ == "__main__":
+    parser = ArgumentParser(prog="train", description=__doc__.partition("\n")[0])
+    parser.add_argument("run", help="the name under which the results are written")
+    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--weight-decay", type=float, required=True)
+    cli.run(main, parser)
