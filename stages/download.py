@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stages import cli
-from stages.core import sources
-from stages.core.dataset import describe, write_split
+from stages.core.dataset import Source, describe, write_split
+from stages.core.image_files import read_image_files
+from stages.core.sources import cifar10, digits
 from stages.files import replacing, write_json
 from stages.params import Data, load_params
 
@@ -19,7 +20,7 @@ CACHE = Path(".cache/cifar10")
 def main(args: Namespace) -> None:
     data = load_params().data
     source = read_source(data)
-    info = describe(source.name, data.source, source.sha256, source.classes, source.train, source.test)
+    info = describe(source, data.source)
 
     folder = Path("data")
     for name, split in (("train", source.train), ("test", source.test)):
@@ -32,15 +33,15 @@ def main(args: Namespace) -> None:
     )
 
 
-def read_source(data: Data) -> sources.Source:
+def read_source(data: Data) -> Source:
     path = Path(data.path).expanduser() if data.path else None
     match data.source:
         case "cifar10":
-            return sources.cifar10(path, data.image_size, CACHE)
+            return cifar10(path, data.image_size, CACHE)
         case "images":
-            return sources.images(path, data.image_size)
+            return read_image_files(path, data.image_size)
         case "digits":
-            return sources.digits(data.image_size)
+            return digits(data.image_size)
 
 
 if __name__ == "__main__":

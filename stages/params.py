@@ -54,8 +54,8 @@ class Cnn(Section):
 
 class Resnet(Section):
     epochs: PositiveInt
-    # Under 16 input channels, oneDNN's weight gradient of a strided 1×1 convolution in channels_last corrupts memory when
-    # the batch is odd (torch 2.14.1 on AVX-512).
+    # Under 16 input channels, oneDNN's weight gradient of a strided 1×1 convolution in channels_last corrupts memory
+    # when the batch is odd (torch 2.14.1 on AVX-512).
     base_channels: Annotated[int, Field(ge=16)]
     blocks: Annotated[list[PositiveInt], Field(min_length=1, max_length=4)]
 

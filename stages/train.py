@@ -109,7 +109,7 @@ def write_results(card: Card, trained: Trained, parameters: int, backend: Backen
 
 
 class Progress:
-    """A bar over all images of the run on a terminal, a line an epoch elsewhere, and early word of a long run on a CPU."""
+    """A bar over the images of the run on a terminal, a line an epoch elsewhere; early word of a long run on a CPU."""
 
     SETTLED = 10  # seconds after which the speed so far tells how long the run takes
     LONG = 3600  # seconds

@@ -16,13 +16,23 @@ class Split(NamedTuple):
     labels: np.ndarray  # int64, N; an index into DatasetInfo.classes
 
 
+class Source(NamedTuple):
+    """A data set as it was read from where it comes from."""
+
+    name: str
+    sha256: str  # of what was read
+    classes: list[str]
+    train: Split
+    test: Split
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What dataset.json holds."""
 
     name: str
     source: str  # data.source
-    sha256: str  # of the source
+    sha256: str  # of what was read
     classes: list[str]
     image_size: int  # pixels
     counts: dict[str, int]  # images in train and test
@@ -30,10 +40,11 @@ class DatasetInfo:
     std: list[float]
 
 
-def describe(name: str, source: str, sha256: str, classes: list[str], train: Split, test: Split) -> DatasetInfo:
-    mean, std = channel_statistics(train.images)
-    counts = {"train": len(train.labels), "test": len(test.labels)}
-    return DatasetInfo(name, source, sha256, classes, train.images.shape[1], counts, mean, std)
+def describe(source: Source, kind: str) -> DatasetInfo:
+    mean, std = channel_statistics(source.train.images)
+    counts = {"train": len(source.train.labels), "test": len(source.test.labels)}
+    size = source.train.images.shape[1]
+    return DatasetInfo(source.name, kind, source.sha256, source.classes, size, counts, mean, std)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:

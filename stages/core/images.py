@@ -33,7 +33,7 @@ class Normalise:
 
 
 class TrainingImages:
-    """Training images on a device, padded once; every crop of every image is a view of them, so a batch is one gather."""
+    """Training images on a device, padded once. Every crop is a view of them, so that a batch is one gather."""
 
     def __init__(self, split: Split, crop_padding: int, normalise: Normalise, device: torch.device):
         images = torch.from_numpy(split.images).to(device)

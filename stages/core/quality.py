@@ -15,7 +15,7 @@ def per_class(actual: np.ndarray, predicted: np.ndarray, classes: list[str]) -> 
 
 
 def calibration(correct: np.ndarray, confidence: np.ndarray) -> pd.DataFrame:
-    """A row for each of 15 equal bins of confidence that holds images: its limits, number of images, mean confidence and
+    """A row for each of 15 equal bins of confidence that holds images: limits, number of images, mean confidence and
     accuracy (Guo et al. 2017, *On Calibration of Modern Neural Networks*)."""
     edges = np.linspace(0, 1, BINS + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)  # (lower, upper]

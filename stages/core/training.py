@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from stages.core.dataset import Split
 from stages.core.device import Backend
 from stages.core.errors import UserError
-from stages.core.prediction import predict
 from stages.core.images import Normalise, TrainingImages, draw_epoch
+from stages.core.prediction import predict
 
 
 @dataclass(frozen=True)
