@@ -28,10 +28,10 @@ def comparison(curves: list[Curve]) -> bytes:
     lines.set(title="Test accuracy", ylabel="Test accuracy")
 
     best = [curve.history.test_accuracy.max() for curve in curves]
-    drawn = bars.bar([curve.label for curve in curves], best, color=[curve.colour for curve in curves], width=0.6)
+    drawn = bars.bar([curve.label.replace(", ", "\n") for curve in curves], best, color=[curve.colour for curve in curves], width=0.6)
     bars.bar_label(drawn, [f"{accuracy:.2%}" for accuracy in best], padding=3)
     bars.set(title="Best test accuracy", ylim=(max(0, min(best) - 0.05), max(best) + 0.05))  # five points around
-    bars.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bars.yaxis.set_major_formatter(PercentFormatter(1))
     return _png(figure)
 
 
@@ -52,7 +52,7 @@ def _lines(axes: Axes, curves: list[Curve], column: str) -> None:
         axes.plot(history.epoch, history[column], color=colour, label=label, marker="o" if len(history) == 1 else None)
     axes.set_xlabel("Epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
     axes.legend()
 

@@ -1,0 +1,46 @@
+# `make demo` on a fresh machine sets everything up and runs the whole pipeline; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+# What the demonstration changes of the full experiment: small enough for a laptop, without network or GPU.
+DEMO := data.source=digits augment.flip=false train.batch_size=64 \
+        cnn.epochs=10 resnet.epochs=10 resnet.base_channels=16
+
+.PHONY: help demo repro test lint
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed ## the whole pipeline on scikit-learn's digits, in minutes
+	@if dvc exp list --name-only | grep -qx demo; then dvc exp remove --quiet demo; fi
+	dvc exp run --name demo $(DEMO:%=--set-param %)
+	@echo
+	@echo 'The report is report/index.html. This is an ordinary DVC workspace now; go on with, for example,'
+	@echo '    source $(VENV)/bin/activate'
+	@echo '    dvc exp run -S train.weight_decay=1e-4'
+	@echo '    dvc metrics diff demo'
+	@echo '    dvc plots show'
+	@echo 'params.yaml holds the parameters of the demonstration; the full experiment on CIFAR-10 is'
+	@echo '    git restore params.yaml && make repro'
+
+repro: $(VENV)/installed ## the experiment as params.yaml has it, as far as it is not up to date
+	dvc repro
+
+test: $(VENV)/installed ## the tests
+	pytest
+
+lint: $(VENV)/installed ## style and common mistakes
+	ruff check .
+	ruff format --check .
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt pip setuptools
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+	    --editable . --group test --group lint
+	@touch $@
