@@ -15,6 +15,9 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## the whole pipeline on scikit-learn's digits, in minutes
+	@git config user.name >/dev/null && git config user.email >/dev/null || { \
+	    git config user.name demo; git config user.email demo@localhost; \
+	    echo 'git had no user name, without which DVC keeps no experiment: it is "demo" in this clone now.'; }
 	@if dvc exp list --name-only | grep -qx demo; then dvc exp remove --quiet demo; fi
 	dvc exp run --name demo $(DEMO:%=--set-param %)
 	@echo

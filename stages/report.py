@@ -113,7 +113,9 @@ def verdicts(baseline: Run, reference: Run, ablation: Run) -> list[str]:
     """The answers to the two questions, by best test accuracy."""
     gain = points(reference, baseline)
     difference = points(reference, ablation)
-    if difference == 0:
+    if reference.decay == ablation.decay:
+        better = f"Both ResNets have weight decay {reference.decay}: nothing to compare."
+    elif difference == 0:
         better = f"Weight decay {reference.decay} and {ablation.decay} reach the same test accuracy."
     else:
         decay = reference.decay if difference > 0 else ablation.decay
@@ -148,7 +150,7 @@ def ablation_table(reference: Run, ablation: Run) -> pd.DataFrame:
             "Weight decay": run.decay,
             "Best test accuracy": f"{run.metrics['best_test_accuracy']:.2%}",
             "Difference": f"{points(run, reference):+.2f} points" if run is ablation else "",
-            "Final generalisation gap": f"{100 * run.metrics['generalization_gap']:.2f} points",
+            "Final generalisation gap": f"{100 * run.metrics['generalization_gap']:z.2f} points",
             "Training time": duration(run.timing["train_seconds"]),
         }
         for run in (reference, ablation)

@@ -1,0 +1,207 @@
+"""The real dvc on a clone of this repository in a temporary folder, with data and models small enough for a test."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "data.source=digits",
+    "data.image_size=8",
+    "train.batch_size=256",
+    "cnn.epochs=1",
+    "resnet.epochs=1",
+    "resnet.base_channels=16",
+    "resnet.blocks=[1,1]",
+]
+STAGES = ["download", "train@cnn", "train@resnet", "train@resnet_ablation", "evaluate", "report"]
+OUTPUTS = [
+    "data/dataset.json",
+    "data/test.npz",
+    "data/train.npz",
+    "metrics/evaluation.json",
+    "plots/calibration.csv",
+    "plots/per_class.csv",
+    "report/figures/ablation.png",
+    "report/figures/comparison.png",
+    "report/index.html",
+    "report/report.md",
+    *(
+        file
+        for run in ("cnn", "resnet", "resnet_ablation")
+        for file in (
+            f"metrics/timing/{run}.json",
+            f"metrics/train/{run}.json",
+            f"models/{run}.safetensors",
+            f"plots/history/{run}.csv",
+            f"plots/predictions/{run}.csv",
+        )
+    ),
+]
+
+
+class Clone:
+    """A clone of the repository's working tree, as a user would have it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        home = folder.parent / "home"
+        home.mkdir()
+        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "DVC_"))}
+        self.env = {**kept, "HOME": str(home), "PATH": tools, "GIT_CONFIG_NOSYSTEM": "1"}
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def dvc(self, *arguments: str) -> str:
+        return self.run("dvc", *arguments)
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", message)
+
+    def experiment(self, *params: str) -> list[str]:
+        """Run an experiment in the workspace; the stages that really ran, in order."""
+        settings = [part for param in params for part in ("--set-param", param)]
+        return stages_run(self.dvc("exp", "run", *settings))
+
+
+def stages_run(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    """A clone in which the small experiment has run and its parameters are committed."""
+    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, files.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    clone = Clone(folder)
+    clone.run("git", "init", "--quiet")
+    clone.run("git", "config", "user.name", "somebody")
+    clone.run("git", "config", "user.email", "somebody@example.org")
+    clone.commit("start")
+    assert clone.experiment(*SMALL) == STAGES
+    clone.commit("small experiment")
+    return clone
+
+
+def test_a_run_writes_exactly_the_files_of_the_contract(clone):
+    written = {
+        str(path.relative_to(clone.folder))
+        for name in ("data", "metrics", "models", "plots", "report")
+        for path in (clone.folder / name).rglob("*")
+        if path.is_file() and path.name not in ("README.md", ".gitignore")
+    }
+    assert written == set(OUTPUTS)
+
+
+def test_large_outputs_are_left_to_dvc_and_small_ones_to_git(clone):
+    tracked = set(clone.run("git", "ls-files", "data", "metrics", "models", "plots", "report").split())
+    large = ("data/", "models/", "report/", "plots/predictions/")
+    assert {name for name in OUTPUTS if not name.startswith(large)} | {
+        "metrics/README.md",
+        "plots/README.md",
+    } == tracked
+
+
+def test_after_a_run_everything_is_up_to_date(clone):
+    assert json.loads(clone.dvc("status", "--json")) == {}
+    assert stages_run(clone.dvc("repro")) == []
+
+
+def test_a_changed_weight_decay_trains_its_two_runs_and_shows_in_the_metrics(clone):
+    ran = clone.experiment("train.weight_decay=1e-5")
+    assert ran == ["train@cnn", "train@resnet", "evaluate", "report"]
+    assert "weight_decay: 1e-05" in (clone.folder / "params.yaml").read_text()
+    diff = json.loads(clone.dvc("metrics", "diff", "--json"))
+    changed = {name: keys["weight_decay"] for name, keys in diff.items() if "weight_decay" in keys}
+    assert {name: (values["old"], values["new"]) for name, values in changed.items()} == {
+        "metrics/train/cnn.json": (0.0005, 1e-5),
+        "metrics/train/resnet.json": (0.0005, 1e-5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("param", "stages"),
+    [
+        ("ablation.weight_decay=3e-5", ["train@resnet_ablation", "evaluate", "report"]),
+        ("resnet.epochs=2", ["train@resnet", "train@resnet_ablation", "evaluate", "report"]),
+    ],
+)
+def test_a_changed_parameter_runs_the_stages_it_concerns(clone, param, stages):
+    assert clone.experiment(param) == stages
+
+
+@pytest.mark.parametrize(
+    ("module", "stages"), [("stages/report.py", ["report"]), ("stages/core/quality.py", ["evaluate"])]
+)
+def test_a_changed_module_runs_the_stages_that_import_it(clone, module, stages):
+    with (clone.folder / module).open("a") as file:
+        file.write("# changed\n")
+    assert stages_run(clone.dvc("repro")) == stages
+
+
+def test_experiments_can_be_listed(clone):
+    table = clone.dvc("exp", "show", "--csv")
+    assert "train.weight_decay" in table.splitlines()[0]
+    assert "1e-05" in table
+
+
+def test_plots_show_draws_the_runs_in_every_curve_and_each_confusion_matrix(clone):
+    clone.dvc("plots", "show")
+    page = (clone.folder / "dvc_plots" / "index.html").read_text()
+    specs = [json.loads(part.partition(";\n")[0]) for part in page.split("var spec = ")[1:]]
+    curves = [spec for spec in specs if spec.get("encoding", {}).get("color", {}).get("field") == "run"]
+    assert [spec["title"]["text"] for spec in specs] == [
+        "Test accuracy",
+        "Training accuracy",
+        "Test loss",
+        "Generalisation gap (training less test accuracy)",
+        "Learning rate",
+        "Confusion matrix, cnn",
+        "Confusion matrix, resnet",
+        "Confusion matrix, resnet_ablation",
+    ]
+    assert len(curves) == 5
+    for spec in curves:
+        assert {row["filename"] for row in spec["data"]["values"]} == {"cnn.csv", "resnet.csv", "resnet_ablation.csv"}
+
+
+def pipeline() -> dict:
+    return YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+
+
+@pytest.mark.parametrize("stage", ["download", "train", "evaluate", "report"])
+def test_the_deps_of_a_stage_are_the_modules_it_imports(stage):
+    definition = pipeline()[stage]
+    listed = {dep for dep in definition.get("do", definition)["deps"] if dep.endswith(".py")}
+    code = (
+        f"import sys, stages.{stage}; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('stages.')))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    imported = {str(Path(file).relative_to(ROOT)) for file in output.split() if file != "None"}
+    assert listed == imported
+
+
+def test_a_training_depends_on_every_parameter_of_its_section():
+    listed = {param for param in pipeline()["train"]["do"]["params"] if param.startswith("train.")}
+    everything = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["train"]
+    assert listed | {"train.weight_decay"} == {f"train.{name}" for name in everything}
