@@ -28,7 +28,9 @@ def comparison(curves: list[Curve]) -> bytes:
     lines.set(title="Test accuracy", ylabel="Test accuracy")
 
     best = [curve.history.test_accuracy.max() for curve in curves]
-    drawn = bars.bar([curve.label.replace(", ", "\n") for curve in curves], best, color=[curve.colour for curve in curves], width=0.6)
+    drawn = bars.bar(
+        [curve.label.replace(", ", "\n") for curve in curves], best, color=[curve.colour for curve in curves], width=0.6
+    )
     bars.bar_label(drawn, [f"{accuracy:.2%}" for accuracy in best], padding=3)
     bars.set(title="Best test accuracy", ylim=(max(0, min(best) - 0.05), max(best) + 0.05))  # five points around
     bars.yaxis.set_major_formatter(PercentFormatter(1))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.core.errors import UserError
+from stages.core.graph import Graphed
 
 # A run of more floating-point operations than this is long enough for torch.compile to win back the time it takes.
 COMPILE_ABOVE_FLOPS = {"cpu": 1e14, "cuda": 5e15}
@@ -34,6 +36,10 @@ class Backend:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+    def graphed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
+        """The function itself on a CPU; on a GPU, its recording as a CUDA graph (see `Graphed`)."""
+        return Graphed(function, state) if self.device.type == "cuda" else function
 
     @property
     def device_name(self) -> str:

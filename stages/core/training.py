@@ -72,15 +72,28 @@ def learning_rates(recipe: Recipe) -> list[float]:
 
 
 class Step:
-    """One step of SGD with momentum on a batch; sums of loss and correct predictions stay on the device."""
+    """One step of SGD with momentum on a batch, together with the sums of loss and of correct predictions.
+
+    All that changes from step to step, the learning rate too, is a tensor on the device at a fixed address, as a
+    recorded step needs it.
+    """
 
     def __init__(self, model: nn.Module, images: TrainingImages, recipe: Recipe, backend: Backend):
         self.model, self.images, self.backend, self.batch_size = model, images, backend, recipe.batch_size
+        self.learning_rate = torch.tensor(recipe.learning_rate, device=backend.device)
         self.optimizer = torch.optim.SGD(
-            model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+            model.parameters(), self.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
         )
+        for parameter in model.parameters():
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.sums = torch.zeros(2, dtype=torch.float64, device=backend.device)  # of the loss, of the correct
         self.compiled_forward = torch.compile(self.forward, dynamic=False) if backend.compile else self.forward
+        self.update = backend.graphed(self._update, self.state())
+
+    def state(self) -> list[Tensor]:
+        """What a step changes: parameters, running statistics, momentum and sums."""
+        momentum = [self.optimizer.state[parameter]["momentum_buffer"] for parameter in self.model.parameters()]
+        return [*self.model.parameters(), *self.model.buffers(), *momentum, self.sums]
 
     def forward(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and number of correct predictions of the batch that B rows of `draw_epoch` stand for."""
@@ -89,7 +102,7 @@ class Step:
             logits = self.model(x)  # B×classes
         return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).sum()
 
-    def __call__(self, draws: Tensor) -> None:
+    def _update(self, draws: Tensor) -> None:
         # The last, smaller batch of an epoch runs uncompiled: compiling for its shape takes longer than it ever saves.
         forward = self.compiled_forward if len(draws) == self.batch_size else self.forward
         loss, correct = forward(draws)
@@ -97,10 +110,6 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sums += torch.stack([loss.detach().double() * len(draws), correct.double()])
-
-    def set_learning_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
 
 def train(
@@ -132,6 +141,7 @@ def train(
     test_images = torch.from_numpy(test_split.images).to(backend.device)
     test_labels = torch.from_numpy(test_split.labels).to(backend.device)
     step = Step(model, images, recipe, backend)
+    test = backend.graphed(lambda images: predict(model, images, normalise, backend), state=[])
 
     history: list[Epoch] = []
     weights: dict[str, Tensor] = {}
@@ -139,16 +149,16 @@ def train(
     for number, rate in enumerate(learning_rates(recipe), start=1):
         began = time.perf_counter()
         model.train()
-        step.set_learning_rate(rate)
+        step.learning_rate.fill_(rate)
         step.sums.zero_()
         draws = draw_epoch(recipe.seed, number, len(images), recipe.crop_padding, recipe.flip)
         for batch in backend.to_device(draws).split(recipe.batch_size):
-            step(batch)
+            step.update(batch)
             on_batch(len(batch))
         train_loss, train_accuracy = (step.sums / len(images)).tolist()
         training_seconds += time.perf_counter() - began
 
-        logits = predict(model, test_images, normalise, backend)
+        logits = test(test_images)
         test_loss = F.cross_entropy(logits, test_labels).item()
         test_accuracy = (logits.argmax(1) == test_labels).sum().item() / len(test_labels)
         if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
