@@ -5,5 +5,5 @@ import torch
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that need a GPU where there is none."""
     if not torch.cuda.is_available():
-        config.hook.pytest_deselected([item for item in items if item.get_closest_marker("cuda")])
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("cuda")])
         items[:] = [item for item in items if not item.get_closest_marker("cuda")]

@@ -85,6 +85,7 @@ def choose_backend(precision: str, compile: bool | str, flops: float) -> Backend
 def _configure(precision: str) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it alone
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
