@@ -1,0 +1,262 @@
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from stages.core.errors import UserError
+from stages.core.image_files import ImageFile, _decode, read_image_files
+
+FILES = [
+    f"{split}/{label}/{number}.png"
+    for split in ("train", "test")
+    for label in ("cat", "dög fish")
+    for number in (2, 10)
+]
+
+
+def picture(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    random = np.random.default_rng(seed)
+    return Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def contents() -> dict[str, bytes]:
+    return {name: encoded(picture(seed)) for seed, name in enumerate(FILES)}
+
+
+def write_folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def member(name: str, content: bytes = b"", **fields) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+def write_tar(path: Path, files: dict[str, bytes], *more: tuple[tarfile.TarInfo, bytes]) -> Path:
+    mode = {".gz": "w:gz", ".xz": "w:xz"}.get(path.suffix, "w")
+    with tarfile.open(path, mode) as tar:
+        for info, content in [*(member(name, content) for name, content in files.items()), *more]:
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        read_image_files(path, 8)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    source = read_image_files(write_folder(tmp_path / "toys", contents()), 8)
+    assert source.name == "toys"
+    assert source.classes == ["cat", "dög fish"]
+    assert source.train.images.dtype == np.uint8
+    assert source.train.labels.tolist() == [0, 0, 1, 1]
+    assert source.test.labels.dtype == np.int64
+    by_name = [1, 0, 3, 2]  # "10.png" before "2.png"
+    np.testing.assert_array_equal(source.train.images, np.stack([picture(seed) for seed in by_name]))
+    np.testing.assert_array_equal(source.test.images, np.stack([picture(4 + seed) for seed in by_name]))
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.xz"])
+def test_a_tar_in_any_order_gives_the_arrays_of_the_folder(tmp_path, suffix):
+    folder = read_image_files(write_folder(tmp_path / "toys", contents()), 8)
+    backwards = dict(reversed(contents().items()))
+    tar = read_image_files(write_tar(tmp_path / f"toys{suffix}", backwards), 8)
+    assert (tar.name, tar.classes) == (folder.name, folder.classes)
+    for split in ("train", "test"):
+        for ours, other in zip(getattr(tar, split), getattr(folder, split), strict=True):
+            np.testing.assert_array_equal(ours, other)
+
+
+def test_a_folders_digest_follows_from_names_and_contents(tmp_path):
+    def digest(name: str, files: dict[str, bytes]) -> str:
+        return read_image_files(write_folder(tmp_path / name, files), 8).sha256
+
+    renamed = {name.replace("10", "11"): content for name, content in contents().items()}
+    repainted = {**contents(), FILES[0]: encoded(picture(99))}
+    digests = [digest("a", contents()), digest("b", contents()), digest("c", renamed), digest("d", repainted)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    extra = {".DS_Store": b"x", "train/cat/._2.png": b"x", "test/.thumbnails/2.png": b"x"}
+    plain = read_image_files(write_tar(tmp_path / "a.tar", contents()), 8)
+    for path in (
+        write_tar(tmp_path / "b.tar", {**{f"./{name}": c for name, c in contents().items()}, **extra}),
+        write_folder(tmp_path / "c", {**contents(), **extra}),
+    ):
+        np.testing.assert_array_equal(read_image_files(path, 8).train.images, plain.train.images)
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path):
+    assert f"{tmp_path / 'nowhere'} does not exist" in refusal(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("drop", "add", "named"),
+    [
+        (None, {"train/cat/notes.txt": b"no image"}, "train/cat/notes.txt: not an image"),
+        (None, {"train/cat/cut.jpg": encoded(picture(1), "JPEG")[:200]}, "train/cat/cut.jpg: not an image"),
+        (None, {"train/cat/deep/1.png": b""}, "deep"),
+        (None, {"valid/cat/1.png": b""}, "valid"),
+        (None, {"train/bird/1.png": encoded(picture(1))}, "classes in train/ that test/ lacks: bird"),
+        (None, {"test/bird/1.png": encoded(picture(1))}, "classes in test/ that train/ lacks: bird"),
+        ("test/", {}, "no test/ in it"),
+        ("train/", {}, "no train/ in it"),
+        ("/cat/", {}, "one class, dög fish"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_what_is_wrong_with_the_files_is_named(tmp_path, kind, drop, add, named):
+    files = {name: content for name, content in contents().items() if not (drop and drop in name)} | add
+    path = write_folder(tmp_path / "x", files) if kind == "folder" else write_tar(tmp_path / "x.tar", files)
+    assert named in refusal(path)
+
+
+def test_an_empty_class_is_named(tmp_path):
+    folder = write_folder(tmp_path / "toys", contents())
+    (folder / "train" / "bird").mkdir()
+    assert "class train/bird has no image" in refusal(folder)
+    tar = write_tar(tmp_path / "toys.tar", contents(), member("test/bird", type=tarfile.DIRTYPE))
+    assert "class test/bird has no image" in refusal(tar)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        member("train/cat/x.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("train/cat/x.png", type=tarfile.LNKTYPE, linkname=FILES[0]),
+        member("train/cat/x.png", type=tarfile.FIFOTYPE),
+        member("train/cat/x.png", type=tarfile.CHRTYPE, devmajor=1, devminor=5),
+        member("train/cat/../../../x.png", b"x"),
+        member("/train/cat/x.png", b"x"),
+    ],
+)
+def test_a_member_that_is_no_plain_file_in_its_place_is_refused_by_name(tmp_path, odd):
+    message = refusal(write_tar(tmp_path / "toys.tar", contents(), odd))
+    assert odd[0].name in message
+    assert sorted(os.listdir(tmp_path)) == ["toys.tar"]
+
+
+def test_a_member_of_absurd_size_is_refused_before_it_is_read(tmp_path):
+    info, _ = member("train/cat/huge.png", size=2**40)
+    path = tmp_path / "toys.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT))
+    assert "huge.png: 1,099,511,627,776 bytes" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.xz"])
+def test_a_truncated_tar_is_named(tmp_path, suffix):
+    path = write_tar(tmp_path / f"toys{suffix}", contents())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert f"toys{suffix}: not a whole .tar" in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no tar" * 100])
+def test_a_file_that_is_no_tar_is_named(tmp_path, content):
+    (tmp_path / "toys.tar").write_bytes(content)
+    assert "toys.tar" in refusal(tmp_path / "toys.tar")
+
+
+def decoded(image: Image.Image, size: int, format: str = "PNG", **options) -> np.ndarray:
+    return _decode(ImageFile("train", "cat", "x", encoded(image, format, **options)), size)
+
+
+def flat(mode: str, colour) -> Image.Image:
+    return Image.new(mode, (8, 8), colour)
+
+
+@pytest.mark.parametrize(
+    ("image", "format", "pixel"),
+    [
+        (flat("RGB", (1, 2, 3)), "PNG", (1, 2, 3)),
+        (flat("L", 77), "PNG", (77, 77, 77)),
+        (flat("1", 1), "PNG", (255, 255, 255)),
+        (flat("RGB", (200, 0, 0)).convert("P", palette=Image.Palette.ADAPTIVE), "PNG", (200, 0, 0)),
+        (flat("RGBA", (10, 20, 30, 0)), "PNG", (255, 255, 255)),
+        (flat("RGBA", (0, 0, 0, 51)), "PNG", (204, 204, 204)),
+        (flat("LA", (0, 0)), "PNG", (255, 255, 255)),
+        (flat("CMYK", (0, 0, 0, 255)), "TIFF", (0, 0, 0)),
+        (Image.fromarray(np.full((8, 8), 0x8000, np.uint16)), "PNG", (128, 128, 128)),
+        (Image.fromarray(np.full((8, 8), 0xFFFF, np.uint16)), "TIFF", (255, 255, 255)),
+    ],
+)
+def test_an_image_of_any_mode_becomes_rgb(image, format, pixel):
+    array = decoded(image, 8, format)
+    assert array.shape == (8, 8, 3)
+    np.testing.assert_array_equal(array.reshape(-1, 3), np.tile(np.array(pixel, np.uint8), (64, 1)))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 20), (30, 10), (5, 17), (1, 1), (1, 40)])
+def test_an_image_of_another_size_is_cropped_to_a_square_and_resized(size):
+    image = picture(3, size)
+    expected = ImageOps.fit(image, (8, 8), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(decoded(image, 8), np.asarray(expected))
+
+
+def test_a_photograph_is_turned_as_its_exif_says():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image = picture(3)
+    np.testing.assert_array_equal(decoded(image, 8, exif=exif), np.asarray(image)[::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("image", "format", "options", "reason"),
+    [
+        (flat("L", 0), "GIF", {"save_all": True, "append_images": [flat("L", 255)]}, "has 2 frames"),
+        (flat("F", 0.5), "TIFF", {}, "32-bit pixels"),
+        (flat("I", 70_000), "TIFF", {}, "32-bit pixels"),
+    ],
+)
+def test_what_cannot_sensibly_be_converted_is_refused_by_name(image, format, options, reason):
+    with pytest.raises(UserError, match=f"train/cat/x: {reason}"):
+        decoded(image, 8, format, **options)
+
+
+def test_an_image_of_absurd_size_is_refused_before_it_is_decoded():
+    header = bytearray(encoded(picture(1), "BMP"))
+    header[18:26] = (60_000).to_bytes(4, "little") * 2
+    with pytest.raises(UserError, match="train/cat/x: "):
+        _decode(ImageFile("train", "cat", "x", bytes(header)), 8)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    start=st.sampled_from(
+        [b"", *(encoded(picture(1), name) for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"))]
+    ),
+    place=st.floats(0, 1),
+    noise=st.binary(max_size=30),
+)
+def test_any_bytes_end_in_an_image_or_in_one_clear_line(start, place, noise):
+    cut = int(place * len(start))
+    try:
+        array = _decode(ImageFile("train", "cat", "x", start[:cut] + noise + start[cut + len(noise) :]), 8)
+    except UserError as error:
+        outcome = str(error).partition(": ")[0]
+    else:
+        outcome = array.shape, array.dtype
+    assert outcome in ("train/cat/x", ((8, 8, 3), np.uint8))

@@ -1,0 +1,170 @@
+import csv
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from ruamel.yaml import YAML
+
+from stages import train
+from stages.core.device import Backend
+from stages.core.errors import UserError
+from stages.core.training import Epoch
+
+DEFAULTS = Path(__file__).parents[1] / "params.yaml"
+ARGS = Namespace(run="resnet", model="resnet18", epochs=2, weight_decay=5e-4)
+CPU = Backend(torch.device("cpu"), "fp32", compile=False)
+
+
+def write_data(size: int = 8, classes: tuple[str, ...] = ("cat", "dog")) -> None:
+    random = np.random.default_rng(0)
+    Path("data").mkdir(exist_ok=True)
+    for name, count in (("train", 40), ("test", 20)):
+        images = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        np.savez(f"data/{name}.npz", images=images, labels=random.integers(0, len(classes), count))
+    info = {
+        "name": "noise",
+        "source": "images",
+        "sha256": "ab12",
+        "classes": list(classes),
+        "image_size": size,
+        "counts": {"train": 40, "test": 20},
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.29, 0.29, 0.29],
+    }
+    Path("data/dataset.json").write_text(json.dumps(info))
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A folder with small random data and parameters for a small ResNet."""
+    monkeypatch.chdir(tmp_path)
+    write_data()
+    params = YAML(typ="safe", pure=True).load(DEFAULTS)
+    params["train"] |= {"batch_size": 16, "learning_rate": 0.01}
+    params["resnet"] |= {"base_channels": 16, "blocks": [1]}
+    YAML().dump(params, Path("params.yaml"))
+    return tmp_path
+
+
+def outputs(folder: Path) -> list[str]:
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != "params.yaml" and not name.startswith("data/"))
+
+
+def test_a_training_writes_the_files_and_keys_of_the_contract(workspace):
+    train.main(ARGS)
+    assert outputs(workspace) == [
+        "metrics/timing/resnet.json",
+        "metrics/train/resnet.json",
+        "models/resnet.safetensors",
+        "plots/history/resnet.csv",
+    ]
+    history = list(csv.DictReader(Path("plots/history/resnet.csv").read_text().splitlines()))
+    assert list(history[0]) == [
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "generalization_gap",
+        "learning_rate",
+    ]
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    last, best = history[-1], max(history, key=lambda row: float(row["test_accuracy"]))
+    metrics = json.loads(Path("metrics/train/resnet.json").read_text())
+    assert metrics == pytest.approx(
+        {
+            "best_test_accuracy": float(best["test_accuracy"]),
+            "best_epoch": int(best["epoch"]),
+            "final_test_accuracy": float(last["test_accuracy"]),
+            "final_test_loss": float(last["test_loss"]),
+            "final_train_accuracy": float(last["train_accuracy"]),
+            "final_train_loss": float(last["train_loss"]),
+            "generalization_gap": float(last["train_accuracy"]) - float(last["test_accuracy"]),
+            "parameters": 5_170,
+            "epochs": 2,
+            "weight_decay": 5e-4,
+        },
+        abs=1e-6,
+    )
+    timing = json.loads(Path("metrics/timing/resnet.json").read_text())
+    assert {"train_seconds", "images_per_second"} < set(timing)
+    assert timing["torch"] == torch.__version__
+
+
+def test_the_model_file_says_how_it_was_made(workspace):
+    train.main(ARGS)
+    with safetensors.safe_open("models/resnet.safetensors", framework="np") as file:
+        card = json.loads(file.metadata()["card"])
+    recipe = card.pop("recipe")
+    assert card == {
+        "run": "resnet",
+        "model": "resnet18",
+        "base_channels": 16,
+        "blocks": [1],
+        "classes": ["cat", "dog"],
+        "image_size": 8,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.29, 0.29, 0.29],
+    }
+    assert recipe == {
+        "seed": 42,
+        "epochs": 2,
+        "batch_size": 16,
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "schedule": "cosine",
+        "crop_padding": 4,
+        "flip": True,
+        "keep": "best",
+    }
+
+
+def test_away_from_a_terminal_each_epoch_is_a_line(workspace, capsys):
+    train.main(ARGS)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("resnet: ResNet-4 (16 channels), 5,170 parameters, on ")
+    assert [line.partition(":")[0] for line in lines[1:]] == ["resnet 1/2", "resnet 2/2"]
+    assert all("loss" in line and "test" in line and "images/s" in line and "left" in line for line in lines[1:])
+
+
+def test_running_out_of_gpu_memory_names_the_batch_size_and_writes_nothing(workspace, monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(train, "train", exhausted)
+    with pytest.raises(UserError, match=r"ran out of memory at train\.batch_size = 16"):
+        train.main(ARGS)
+    assert outputs(workspace) == []
+
+
+def test_without_data_the_stage_that_makes_it_is_named(workspace):
+    Path("data/train.npz").unlink()
+    with pytest.raises(UserError, match=r"data/train\.npz: cannot be read .*dvc repro download"):
+        train.main(ARGS)
+
+
+@pytest.mark.parametrize(("epochs", "announced"), [(2, 0), (100, 1)])
+def test_a_run_of_hours_on_a_cpu_is_announced_once(monkeypatch, capsys, epochs, announced):
+    now = iter(range(0, 10_000, 6))  # seconds; a batch takes six
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(now))
+    progress = train.Progress("cnn", epochs, images=1000, backend=CPU)
+    for _ in range(20):
+        progress.batch(50)
+    progress.close()
+    assert capsys.readouterr().err.count("h to go on this CPU. `make demo` takes minutes") == announced
+
+
+def test_an_epochs_line_tells_speed_and_time_left(monkeypatch, capsys):
+    now = iter([0, 50, 50])
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(now))
+    progress = train.Progress("cnn", epochs=3, images=200, backend=Backend(torch.device("cuda"), "bf16", compile=False))
+    for _ in range(2):
+        progress.batch(100)
+    progress.epoch(Epoch(1, 0.51239, 0.9, 0.6, 0.875, 0.025, 0.1))
+    assert capsys.readouterr().out == "cnn 1/3: loss 0.5124, train 90.00%, test 87.50%, 2 images/s, 04:10 left\n"
