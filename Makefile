@@ -44,6 +44,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	    f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt pip setuptools
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-	    --editable . --group test --group lint
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --only-deps .
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --group test --group lint
 	@touch $@

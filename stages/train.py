@@ -3,6 +3,7 @@
 python -m stages.train resnet --model resnet18 --epochs 100 --weight-decay 0.0005
 """
 
+import os
 import platform
 import sys
 import time
@@ -28,6 +29,8 @@ DATA = Path("data")
 
 
 def main(args: Namespace) -> None:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"launcher: started {os.environ['WORLD_SIZE']} processes; a training is one")
     params = load_params()
     info = read_info(DATA)
     train_split, test_split = read_split(DATA, "train"), read_split(DATA, "test")

@@ -143,6 +143,13 @@ def test_running_out_of_gpu_memory_names_the_batch_size_and_writes_nothing(works
     assert outputs(workspace) == []
 
 
+def test_several_processes_are_refused(workspace, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="launcher: started 2 processes"):
+        train.main(ARGS)
+    assert outputs(workspace) == []
+
+
 def test_without_data_the_stage_that_makes_it_is_named(workspace):
     Path("data/train.npz").unlink()
     with pytest.raises(UserError, match=r"data/train\.npz: cannot be read .*dvc repro download"):

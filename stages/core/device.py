@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages.core.errors import UserError
 from stages.core.graph import Graphed
 
-# Runs of more floating-point operations than this win from torch.compile. On a CPU it makes ResNet-18 a tenth faster and
-# the CNN slower (docs/performance.md), which the limit keeps apart at their default lengths; on a GPU it is an estimate.
+# Runs of more floating-point operations than this win by torch.compile. On a CPU it makes ResNet-18 a tenth faster and
+# the CNN slower (docs/performance.md), and the limit keeps them apart at their default lengths; on a GPU it is a guess.
 COMPILE_ABOVE_FLOPS = {"cpu": 1e15, "cuda": 5e15}
 
 

@@ -51,7 +51,7 @@ def read_image_files(path: Path, image_size: int) -> Source:
     for file in files:
         of_class = found[file.split].setdefault(file.label, [])
         if file.name:  # an entry without one is the folder of the class
-            of_class.append((file.name, _decode(file, image_size)))
+            of_class.append((file.name, decode(file, image_size)))
             contents.update(f"{file.split}/{file.label}/{file.name}\0".encode("utf-8", "surrogateescape"))
             contents.update(hashlib.sha256(file.content).digest())
     classes = _common_classes(path, found)
@@ -77,8 +77,9 @@ def file_sha256(path: Path) -> str:
 
 
 def _folder_files(root: Path) -> Iterator[ImageFile]:
-    paths = sorted(path for path in root.rglob("*") if len(path.relative_to(root).parts) >= 2)
-    for path in tqdm(paths, unit=" files", disable=None):
+    for path in tqdm(sorted(root.rglob("*")), unit=" files", disable=None):
+        if not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path}: neither a file nor a folder")
         entry = _placed(str(path), path.relative_to(root).parts, path.is_dir())
         if entry:
             yield entry._replace(content=path.read_bytes() if entry.name else b"")
@@ -129,7 +130,7 @@ def _common_classes(path: Path, found: dict[str, dict[str, list]]) -> list[str]:
     return sorted(found["train"])
 
 
-def _decode(file: ImageFile, size: int) -> np.ndarray:
+def decode(file: ImageFile, size: int) -> np.ndarray:
     """The image as size×size×3 uint8."""
     where = f"{file.split}/{file.label}/{file.name}"
     try:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from stages.core.dataset import Source, Split
 from stages.core.errors import UserError
@@ -59,8 +60,9 @@ def _download_cifar10(cache: Path, sha256: str) -> Path:
     for leftover in cache.iterdir():  # of a transfer that was killed
         if leftover.name != name:
             leftover.unlink()
+    bar = tqdm(unit="B", unit_scale=True, disable=None)
     try:
-        return Path(pooch.retrieve(CIFAR10_URL, f"sha256:{sha256}", fname=name, path=cache, progressbar=True))
+        return Path(pooch.retrieve(CIFAR10_URL, f"sha256:{sha256}", fname=name, path=cache, progressbar=bar))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{CIFAR10_URL} cannot be downloaded ({type(error).__name__}); without network, set data.path to a copy "

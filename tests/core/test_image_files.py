@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from stages.core.errors import UserError
-from stages.core.image_files import ImageFile, _decode, read_image_files
+from stages.core.image_files import ImageFile, decode, read_image_files
 
 FILES = [
     f"{split}/{label}/{number}.png"
@@ -120,6 +120,7 @@ def test_a_path_that_does_not_exist_is_named(tmp_path):
         (None, {"train/cat/cut.jpg": encoded(picture(1), "JPEG")[:200]}, "train/cat/cut.jpg: not an image"),
         (None, {"train/cat/deep/1.png": b""}, "deep"),
         (None, {"valid/cat/1.png": b""}, "valid"),
+        (None, {"README": b""}, "README: out of place"),
         (None, {"train/bird/1.png": encoded(picture(1))}, "classes in train/ that test/ lacks: bird"),
         (None, {"test/bird/1.png": encoded(picture(1))}, "classes in test/ that train/ lacks: bird"),
         ("test/", {}, "no test/ in it"),
@@ -132,6 +133,15 @@ def test_what_is_wrong_with_the_files_is_named(tmp_path, kind, drop, add, named)
     files = {name: content for name, content in contents().items() if not (drop and drop in name)} | add
     path = write_folder(tmp_path / "x", files) if kind == "folder" else write_tar(tmp_path / "x.tar", files)
     assert named in refusal(path)
+
+
+def test_a_link_to_nowhere_and_a_pipe_in_a_folder_are_named(tmp_path):
+    folder = write_folder(tmp_path / "toys", contents())
+    (folder / "train" / "cat" / "link.png").symlink_to("nowhere")
+    assert "link.png: neither a file nor a folder" in refusal(folder)
+    (folder / "train" / "cat" / "link.png").unlink()
+    os.mkfifo(folder / "train" / "cat" / "pipe.png")
+    assert "pipe.png: neither a file nor a folder" in refusal(folder)
 
 
 def test_an_empty_class_is_named(tmp_path):
@@ -180,7 +190,7 @@ def test_a_file_that_is_no_tar_is_named(tmp_path, content):
 
 
 def decoded(image: Image.Image, size: int, format: str = "PNG", **options) -> np.ndarray:
-    return _decode(ImageFile("train", "cat", "x", encoded(image, format, **options)), size)
+    return decode(ImageFile("train", "cat", "x", encoded(image, format, **options)), size)
 
 
 def flat(mode: str, colour) -> Image.Image:
@@ -239,7 +249,7 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded():
     header = bytearray(encoded(picture(1), "BMP"))
     header[18:26] = (60_000).to_bytes(4, "little") * 2
     with pytest.raises(UserError, match="train/cat/x: "):
-        _decode(ImageFile("train", "cat", "x", bytes(header)), 8)
+        decode(ImageFile("train", "cat", "x", bytes(header)), 8)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -254,7 +264,7 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded():
 def test_any_bytes_end_in_an_image_or_in_one_clear_line(start, place, noise):
     cut = int(place * len(start))
     try:
-        array = _decode(ImageFile("train", "cat", "x", start[:cut] + noise + start[cut + len(noise) :]), 8)
+        array = decode(ImageFile("train", "cat", "x", start[:cut] + noise + start[cut + len(noise) :]), 8)
     except UserError as error:
         outcome = str(error).partition(": ")[0]
     else:
