@@ -12,7 +12,7 @@ import os
 import resource
 import statistics
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,24 +24,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.floor import floor_seconds
 from stages.core.dataset import Split, channel_statistics, read_split
 from stages.core.device import Backend, choose_backend, training_flops
 from stages.core.images import Normalise, TrainingImages, draw_epoch
 from stages.core.models import MODELS, build_model
-from stages.core.training import Recipe, Step
+from stages.core.training import Step
+from stages.params import load_params
+from stages.train import read_recipe
 
-RECIPE = Recipe(
-    seed=42,
-    epochs=100,
-    batch_size=128,
-    learning_rate=0.1,
-    momentum=0.9,
-    weight_decay=5e-4,
-    schedule="cosine",
-    crop_padding=4,
-    flip=True,
-    keep="best",
-)
+PARAMS = load_params()
+RECIPE = read_recipe(PARAMS, Namespace(epochs=PARAMS.resnet.epochs, weight_decay=PARAMS.train.weight_decay))
 FULL_EPOCH = 50_000  # images
 
 Epoch = Callable[[int], None]  # trains the given epoch
@@ -68,6 +61,14 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), RECIPE.learning_rate, RECIPE.momentum, weight_decay=RECIPE.weight_decay)
 
 
+def library_defaults(benchmark: bool) -> None:
+    """What a loop finds that sets nothing, or cudnn.benchmark alone."""
+    torch.use_deterministic_algorithms(False)
+    torch.set_flush_denormal(False)
+    torch.backends.cudnn.benchmark = benchmark
+    torch.backends.cudnn.allow_tf32 = True
+
+
 def notebook_loop(name: str, split: Split, statistics: tuple, device: torch.device) -> Epoch:
     """PIL transforms in two workers, default memory format and precision, sums that wait for the device each step."""
     transform = transforms.Compose(
@@ -83,7 +84,7 @@ def notebook_loop(name: str, split: Split, statistics: tuple, device: torch.devi
     optimizer = sgd(model)
 
     def epoch(number: int) -> None:
-        torch.use_deterministic_algorithms(False)
+        library_defaults(benchmark=False)
         loss_sum, right = 0.0, 0
         for x, labels in loader:
             x, labels = x.to(device), labels.to(device)
@@ -120,8 +121,7 @@ def hand_written_loop(name: str, split: Split, statistics: tuple, backend: Backe
         return torch.where(mirrored[:, None, None, None], out.flip(3), out)
 
     def epoch(number: int) -> None:
-        torch.use_deterministic_algorithms(False)
-        torch.backends.cudnn.benchmark = True
+        library_defaults(benchmark=True)
         augmented = torch.cat([crop_and_flip(chunk) for chunk in padded.split(5000)])
         loss_sum = torch.zeros((), device=device)
         for index in torch.randperm(len(labels), device=device).split(RECIPE.batch_size):
@@ -137,18 +137,18 @@ def hand_written_loop(name: str, split: Split, statistics: tuple, backend: Backe
     return epoch
 
 
-def core(name: str, split: Split, statistics: tuple, precision: str, compile: bool | str) -> tuple[Backend, Epoch]:
+def core(name: str, split: Split, statistics: tuple, compile: bool | str) -> tuple[Backend, Epoch]:
     """The project's own step."""
     model = new_model(name, torch.device("cpu"))
     flops = training_flops(model, split.images.shape[1], FULL_EPOCH * RECIPE.epochs)
-    backend = choose_backend(precision, compile, flops)
+    backend = choose_backend(PARAMS.train.precision, compile, flops)
     model = backend.place(model).train()
     normalise = Normalise(*statistics, backend.device)
     images = TrainingImages(split, RECIPE.crop_padding, normalise, backend.device)
     step = Step(model, images, RECIPE, backend)
 
     def epoch(number: int) -> None:
-        choose_backend(precision, False, 0)  # the flags, which the other loops change
+        choose_backend(PARAMS.train.precision, False, 0)  # the flags, which the other loops change
         step.sums.zero_()
         draws = draw_epoch(RECIPE.seed, number, len(images), RECIPE.crop_padding, RECIPE.flip)
         for batch in backend.to_device(draws).split(RECIPE.batch_size):
@@ -156,52 +156,6 @@ def core(name: str, split: Split, statistics: tuple, precision: str, compile: bo
         step.sums.tolist()
 
     return backend, epoch
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product."""
-    size = 8192 if device.type == "cuda" else 3072
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    return 2 * size**3 / median_seconds(lambda: a @ b, device)
-
-
-def copy_rate(device: torch.device) -> float:
-    """Bytes read and written a second by a large copy."""
-    source = torch.randn(2**28 if device.type == "cuda" else 2**26, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device)
-
-
-def median_seconds(function: Callable[[], object], device: torch.device, runs: int = 7) -> float:
-    times = []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        function()
-        synchronise(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def floor_seconds(name: str, size: int, images: int, backend: Backend) -> float:
-    """The least time that forward and backward passes over so many images can take on this device."""
-    model = new_model(name, torch.device("cpu"))
-    elements = []  # of the input and output of each convolution
-
-    def count(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        elements.append(inputs[0].numel() + output.numel())
-
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(count)
-    flops = training_flops(model, size, images)
-    dtype = torch.bfloat16 if backend.precision == "bf16" else torch.float32
-    bytes_moved = 3 * sum(elements) * dtype.itemsize * images  # forward, gradient of the input, gradient of the weights
-    return max(flops / matrix_rate(backend.device, dtype), bytes_moved / copy_rate(backend.device))
 
 
 def measure(epochs_of: dict[str, Epoch], epochs: int, device: torch.device) -> dict[str, tuple[list[float], float]]:
@@ -214,8 +168,7 @@ def measure(epochs_of: dict[str, Epoch], epochs: int, device: torch.device) -> d
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
             start = time.perf_counter()
-            epoch(number)
-            synchronise(device)
+            epoch(number)  # which ends by reading its sums, and so waits for the device
             seconds[name].append(time.perf_counter() - start)
             if device.type == "cuda":
                 peak[name] = max(peak[name], torch.cuda.max_memory_allocated() - before)
@@ -239,8 +192,8 @@ def main() -> None:
     split = Split(whole.images[: args.images], whole.labels[: args.images])
     statistics_of = channel_statistics(split.images)
     for name in args.models:
-        backend, eager = core(name, split, statistics_of, "auto", compile=False)
-        default_backend, default = core(name, split, statistics_of, "auto", compile="auto")
+        backend, eager = core(name, split, statistics_of, compile=False)
+        default_backend, default = core(name, split, statistics_of, PARAMS.train.compile)
         variants = {
             "notebook's loop": notebook_loop(name, split, statistics_of, backend.device),
             "by hand": hand_written_loop(name, split, statistics_of, backend),

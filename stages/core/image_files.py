@@ -146,7 +146,9 @@ def decode(file: ImageFile, size: int) -> np.ndarray:
             if rgb.size != (size, size):
                 rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
             return np.asarray(rgb)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # bytes that are no image bring exceptions of any kind out of Pillow's readers
         raise UserError(f"{where}: not an image that can be read: {error}") from error
 
 

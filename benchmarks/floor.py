@@ -1,0 +1,55 @@
+"""The least time that training can take on a device, from two rates measured there."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from stages.core.device import Backend, training_flops
+from stages.core.models import build_model
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product."""
+    size = 8192 if device.type == "cuda" else 3072
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    return 2 * size**3 / median_seconds(lambda: a @ b, device)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes read and written a second by a large copy."""
+    source = torch.randn(2**28 if device.type == "cuda" else 2**26, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device)
+
+
+def median_seconds(function: Callable[[], object], device: torch.device, runs: int = 7) -> float:
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def floor_seconds(name: str, size: int, images: int, backend: Backend) -> float:
+    """The least time that forward and backward passes over so many images can take; prints the two rates."""
+    model = build_model(name, classes=10, base_channels=64, blocks=[2, 2, 2, 2], seed=42)
+    elements = []  # of the input and output of each convolution
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        elements.append(inputs[0].numel() + output.numel())
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    flops = training_flops(model, size, images)
+    dtype = torch.bfloat16 if backend.precision == "bf16" else torch.float32
+    bytes_moved = 3 * sum(elements) * dtype.itemsize * images  # forward, gradient of the input, gradient of the weights
+    product, copy = matrix_rate(backend.device, dtype), copy_rate(backend.device)
+    print(f"\nmatrix product {product / 1e12:.3g} TFLOP/s in {dtype}, copy {copy / 1e9:.3g} GB/s")
+    return max(flops / product, bytes_moved / copy)
