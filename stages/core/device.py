@@ -1,6 +1,8 @@
 """Where and how to compute, decided in one place: device, precision, memory format, compilation, determinism."""
 
+import ctypes
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -13,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages.core.errors import UserError
 from stages.core.graph import Graphed
 
-# Runs of more floating-point operations than this win by torch.compile. On a CPU it makes ResNet-18 a tenth faster and
-# the CNN slower (docs/performance.md), and the limit keeps them apart at their default lengths; on a GPU it is a guess.
-COMPILE_ABOVE_FLOPS = {"cpu": 1e15, "cuda": 5e15}
+# GPU runs of more floating-point operations than this are compiled: a guess. On a CPU no model gains by it
+# (docs/performance.md).
+COMPILE_ABOVE_FLOPS = 5e15
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def choose_backend(precision: str, compile: bool | str, flops: float) -> Backend
 
     Args:
         precision: `auto` (bf16 on a GPU that has it, else fp32), `fp32`, `tf32` or `bf16`.
-        compile: whether to use torch.compile, or `auto`: where a compiler is there and the run long enough.
+        compile: whether to use torch.compile, or `auto`: on a GPU, where a compiler is there and the run long enough.
         flops: floating-point operations of the whole run, which `auto` goes by (and not by a clock, since compiled and
             eager kernels round differently and the same inputs must choose the same ones).
 
@@ -76,7 +78,7 @@ def choose_backend(precision: str, compile: bool | str, flops: float) -> Backend
 
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if compile == "auto":
-        compile = compiler is not None and flops > COMPILE_ABOVE_FLOPS[device.type]
+        compile = on_gpu and compiler is not None and flops > COMPILE_ABOVE_FLOPS
     elif compile and compiler is None:
         raise UserError("train.compile = True: torch.compile needs a C++ compiler (g++ or clang++); use auto or false")
     _configure(precision)
@@ -91,6 +93,15 @@ def _configure(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.set_flush_denormal(True)  # denormals slow a CPU down and change no digit that matters
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse what is freed. By default it unmaps large tensors, and each step waits for new, zeroed pages."""
+    if platform.libc_ver()[0] == "glibc":
+        libc, m_trim_threshold, m_mmap_max = ctypes.CDLL(None), -1, -4  # as in malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, -1)
 
 
 def training_flops(model: nn.Module, image_size: int, images: int) -> float:

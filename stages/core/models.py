@@ -27,9 +27,9 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))  # B×out×H/stride×W/stride
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)  # B×out×H/stride×W/stride
         out = self.bn2(self.conv2(out))
-        return F.relu(out + self.shortcut(x))
+        return F.relu(out + self.shortcut(x), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -60,7 +60,7 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))  # B×3×32×32 → B×64×32×32
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # B×3×32×32 → B×64×32×32
         x = self.blocks(x)  # → B×512×4×4
         x = x.mean(dim=(2, 3))  # → B×512; AdaptiveAvgPool2d(1), whose gradient on CUDA is not deterministic
         return self.fc(x)  # → B×classes
@@ -72,16 +72,18 @@ class SimpleCNN(nn.Module):
     def __init__(self, classes: int):
         super().__init__()
         self.features = nn.Sequential(
-            *self._layer(3, 32), nn.MaxPool2d(2),
-            *self._layer(32, 64), nn.MaxPool2d(2),
-            *self._layer(64, 128), nn.MaxPool2d(2),
+            *self._layer(3, 32, nn.MaxPool2d(2)),
+            *self._layer(32, 64, nn.MaxPool2d(2)),
+            *self._layer(64, 128, nn.MaxPool2d(2)),
             *self._layer(128, 256),
-        )  # fmt: skip
+        )
         self.fc = nn.Linear(256, classes)
 
     @staticmethod
-    def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
-        return nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()
+    def _layer(in_channels: int, out_channels: int, *pooling: nn.Module) -> tuple[nn.Module, ...]:
+        convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        # ReLU after pooling gives the values and gradients of ReLU before it, from a quarter of the elements.
+        return convolution, nn.BatchNorm2d(out_channels), *pooling, nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)  # B×3×32×32 → B×256×4×4

@@ -1,3 +1,6 @@
+import platform
+import resource
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,13 @@ from stages.core.errors import UserError
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretend that there is a GPU; choosing does not touch it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
 
 
 @pytest.fixture
@@ -34,13 +44,34 @@ def test_tf32_without_a_gpu_is_refused(no_gpu):
 
 
 @pytest.mark.parametrize("name", ["g++", "clang++"])
-def test_auto_compiles_long_runs_where_a_compiler_is_there(no_gpu, compiler, name):
-    threshold = COMPILE_ABOVE_FLOPS["cpu"]
+def test_auto_compiles_long_runs_on_a_gpu_where_a_compiler_is_there(gpu, compiler, name):
     compiler(name)
-    assert choose_backend("auto", "auto", flops=threshold * 1.01).compile
-    assert not choose_backend("auto", "auto", flops=threshold * 0.99).compile
+    assert choose_backend("auto", "auto", flops=COMPILE_ABOVE_FLOPS * 1.01).compile
+    assert not choose_backend("auto", "auto", flops=COMPILE_ABOVE_FLOPS * 0.99).compile
     compiler()
-    assert not choose_backend("auto", "auto", flops=threshold * 1.01).compile
+    assert not choose_backend("auto", "auto", flops=COMPILE_ABOVE_FLOPS * 1.01).compile
+
+
+def test_on_a_cpu_only_who_asks_gets_a_compiled_model(no_gpu, compiler):
+    compiler("g++")
+    assert not choose_backend("auto", "auto", flops=1e20).compile
+    assert choose_backend("auto", True, flops=0).compile
+
+
+def test_a_gpu_with_bf16_uses_it(gpu):
+    backend = choose_backend("auto", compile=False, flops=0)
+    assert (backend.device.type, backend.precision) == ("cuda", "bf16")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="concerns glibc's allocator")
+def test_large_tensors_are_allocated_from_memory_freed_before(no_gpu):
+    choose_backend("fp32", compile=False, flops=0)
+    torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**24)
+    pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert pages * resource.getpagesize() < 3 * 2**24 * 4  # of ten tensors
 
 
 def test_compiling_without_a_compiler_is_refused(no_gpu, compiler):

@@ -42,6 +42,22 @@ def test_the_groups_of_resnet18_halve_the_image_and_double_the_channels():
     assert shapes == 2 * [(16, 32, 32)] + 2 * [(32, 16, 16)] + 2 * [(64, 8, 8)] + 2 * [(128, 4, 4)]
 
 
+def test_rectifying_after_pooling_gives_the_values_and_gradients_of_pooling_after_rectifying():
+    model = simple_cnn()
+    pooled_last = nn.Sequential(*simple_cnn().features)
+    for i in (2, 6, 10):
+        pooled_last[i], pooled_last[i + 1] = nn.ReLU(), model.features[i]
+    x = torch.randn(8, 3, 32, 32)
+    ours, theirs = model.features(x), pooled_last(x)
+    assert isinstance(model.features[2], nn.MaxPool2d)
+    assert torch.equal(ours, theirs)
+    direction = torch.randn_like(ours)
+    ours.backward(direction)
+    theirs.backward(direction)
+    for mine, other in zip(model.features.parameters(), pooled_last.parameters(), strict=True):
+        assert torch.equal(mine.grad, other.grad)
+
+
 def test_resnet_starts_from_kaimings_distribution_over_the_fan_out():
     model = resnet18()
     for module in model.modules():
