@@ -1,4 +1,4 @@
-"""The least time that training can take on a device, from two rates measured there."""
+"""The least time that training can take on a device, from rates measured there."""
 
 import statistics
 import time
@@ -6,16 +6,25 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from stages.core.device import Backend, training_flops
 from stages.core.models import build_model
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product."""
+def compute_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product or a large convolution, whichever is faster."""
     size = 8192 if device.type == "cuda" else 3072
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    return 2 * size**3 / median_seconds(lambda: a @ b, device)
+    product = 2 * size**3 / median_seconds(lambda: a @ b, device)
+
+    batch, channels, pixels = (2048 if device.type == "cuda" else 128), 512, 8
+    x = torch.randn(batch, channels, pixels, pixels, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    convolution = (
+        2 * batch * pixels**2 * channels**2 * 9 / median_seconds(lambda: F.conv2d(x, weight, padding=1), device)
+    )
+    return max(product, convolution)
 
 
 def copy_rate(device: torch.device) -> float:
@@ -37,7 +46,7 @@ def median_seconds(function: Callable[[], object], device: torch.device, runs: i
 
 
 def floor_seconds(name: str, size: int, images: int, backend: Backend) -> float:
-    """The least time that forward and backward passes over so many images can take; prints the two rates."""
+    """The least time that forward and backward passes over so many images can take; prints the rates."""
     model = build_model(name, classes=10, base_channels=64, blocks=[2, 2, 2, 2], seed=42)
     elements = []  # of the input and output of each convolution
 
@@ -50,6 +59,6 @@ def floor_seconds(name: str, size: int, images: int, backend: Backend) -> float:
     flops = training_flops(model, size, images)
     dtype = torch.bfloat16 if backend.precision == "bf16" else torch.float32
     bytes_moved = 3 * sum(elements) * dtype.itemsize * images  # forward, gradient of the input, gradient of the weights
-    product, copy = matrix_rate(backend.device, dtype), copy_rate(backend.device)
-    print(f"\nmatrix product {product / 1e12:.3g} TFLOP/s in {dtype}, copy {copy / 1e9:.3g} GB/s")
-    return max(flops / product, bytes_moved / copy)
+    compute, copy = compute_rate(backend.device, dtype), copy_rate(backend.device)
+    print(f"\nceilings: {compute / 1e12:.3g} TFLOP/s in {dtype}, {copy / 1e9:.3g} GB/s")
+    return max(flops / compute, bytes_moved / copy)
