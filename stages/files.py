@@ -12,10 +12,11 @@ from typing import IO, Any
 def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
     """Open a file beside `path` for writing; when the block ends without an error, sync it and rename it to `path`.
 
-    Text is UTF-8 with newlines as written. Missing folders are made.
+    Text is UTF-8 with newlines as written. Missing folders are made. What a killed process left beside is overwritten
+    by the next; .gitignore and .dvcignore know its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         with open(beside, mode, **text) as file:

@@ -3,6 +3,8 @@
 python -m stages.train resnet --model resnet18 --epochs 100 --weight-decay 0.0005
 """
 
+import hashlib
+import json
 import os
 import platform
 import sys
@@ -11,16 +13,18 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
 from stages import cli
-from stages.core.dataset import read_info, read_split
+from stages.checkpoint import Checkpoint
+from stages.core.dataset import Split, read_info, read_split
 from stages.core.device import Backend, choose_backend, training_flops
 from stages.core.errors import UserError
 from stages.core.models import MODELS, build_model, count_parameters
-from stages.core.training import Epoch, Recipe, Trained, train
+from stages.core.training import Epoch, Recipe, State, Trained, train
 from stages.core.weights import Card, to_bytes
 from stages.files import replacing, write_csv, write_json
 from stages.params import Params, load_params
@@ -52,11 +56,20 @@ def main(args: Namespace) -> None:
     backend = choose_backend(params.train.precision, params.train.compile, flops)
     print(f"{args.run}: {card.title}, {count_parameters(model):,} parameters, on {backend}")
 
-    progress = Progress(args.run, recipe.epochs, len(train_split.labels), backend)
+    origin = fingerprint(card, backend, train_split, test_split)
+    checkpoint = Checkpoint(Path(f".cache/training/{args.run}.safetensors"), origin)
+    state = checkpoint.load()
+    if state:
+        print(f"{args.run}: going on after epoch {len(state.history)}, the last that an interrupted training finished")
+    progress = Progress(args.run, recipe.epochs, len(state.history) if state else 0, len(train_split.labels), backend)
+
+    def on_epoch(state: State) -> None:
+        checkpoint.save(state)
+        progress.epoch(state.history[-1])
+
+    normalisation = info.mean, info.std
     try:
-        trained = train(
-            model, train_split, test_split, (info.mean, info.std), recipe, backend, progress.batch, progress.epoch
-        )
+        trained = train(model, train_split, test_split, normalisation, recipe, backend, state, progress.batch, on_epoch)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{backend.device_name} ran out of memory at train.batch_size = {recipe.batch_size}; make it smaller"
@@ -64,6 +77,7 @@ def main(args: Namespace) -> None:
     finally:
         progress.close()
     write_results(card, trained, count_parameters(model), backend)
+    checkpoint.remove()
 
 
 def read_recipe(params: Params, args: Namespace) -> Recipe:
@@ -79,6 +93,26 @@ def read_recipe(params: Params, args: Namespace) -> Recipe:
         flip=params.augment.flip,
         keep=params.train.keep,
     )
+
+
+def fingerprint(card: Card, backend: Backend, *splits: Split) -> dict[str, str]:
+    """All that the bytes of a training follow from."""
+    loaded = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("stages."))
+    modules = sorted({__file__, *filter(None, loaded)})
+    return {
+        "parameters": json.dumps(asdict(card), sort_keys=True),
+        "data": sha256(*(array for split in splits for array in split)),
+        "code": sha256(*(Path(module).read_bytes() for module in modules)),
+        "torch": torch.__version__,
+        "device": str(backend),
+    }
+
+
+def sha256(*contents: bytes | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def write_results(card: Card, trained: Trained, parameters: int, backend: Backend) -> None:
@@ -117,9 +151,10 @@ class Progress:
     SETTLED = 10  # seconds after which the speed so far tells how long the run takes
     LONG = 3600  # seconds
 
-    def __init__(self, run: str, epochs: int, images: int, backend: Backend):
-        self.run, self.epochs, self.images, self.backend = run, epochs, images, backend
-        self.bar = tqdm(total=epochs * images, desc=run, unit=" images", unit_scale=True, disable=None)
+    def __init__(self, run: str, epochs: int, finished: int, images: int, backend: Backend):
+        self.run, self.epochs, self.to_do = run, epochs, (epochs - finished) * images
+        total, initial = epochs * images, finished * images
+        self.bar = tqdm(total=total, initial=initial, desc=run, unit=" images", unit_scale=True, disable=None)
         self.began: float | None = None  # when the first batch was done, which pays for starting up
         self.done = 0  # images since then
         self.announced = backend.device.type != "cpu"
@@ -151,7 +186,7 @@ class Progress:
     def left(self) -> float:
         """Seconds to the end at the speed so far."""
         elapsed = time.perf_counter() - self.began
-        return elapsed / self.done * (self.epochs * self.images - self.done)
+        return elapsed / self.done * (self.to_do - self.done)
 
     def close(self) -> None:
         self.bar.close()

@@ -1,5 +1,10 @@
+import contextlib
 import csv
 import json
+import random
+import re
+import signal
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -42,12 +47,16 @@ def write_data(size: int = 8, classes: tuple[str, ...] = ("cat", "dog")) -> None
 def workspace(tmp_path, monkeypatch):
     """A folder with small random data and parameters for a small ResNet."""
     monkeypatch.chdir(tmp_path)
+    prepare()
+    return tmp_path
+
+
+def prepare() -> None:
     write_data()
     params = YAML(typ="safe", pure=True).load(DEFAULTS)
     params["train"] |= {"batch_size": 16, "learning_rate": 0.01}
     params["resnet"] |= {"base_channels": 16, "blocks": [1]}
     YAML().dump(params, Path("params.yaml"))
-    return tmp_path
 
 
 def outputs(folder: Path) -> list[str]:
@@ -160,7 +169,7 @@ def test_without_data_the_stage_that_makes_it_is_named(workspace):
 def test_a_run_of_hours_on_a_cpu_is_announced_once(monkeypatch, capsys, epochs, announced):
     now = iter(range(0, 10_000, 6))  # seconds; a batch takes six
     monkeypatch.setattr(train.time, "perf_counter", lambda: next(now))
-    progress = train.Progress("cnn", epochs, images=1000, backend=CPU)
+    progress = train.Progress("cnn", epochs, 0, images=1000, backend=CPU)
     for _ in range(20):
         progress.batch(50)
     progress.close()
@@ -170,8 +179,79 @@ def test_a_run_of_hours_on_a_cpu_is_announced_once(monkeypatch, capsys, epochs, 
 def test_an_epochs_line_tells_speed_and_time_left(monkeypatch, capsys):
     now = iter([0, 50, 50])
     monkeypatch.setattr(train.time, "perf_counter", lambda: next(now))
-    progress = train.Progress("cnn", epochs=3, images=200, backend=Backend(torch.device("cuda"), "bf16", compile=False))
+    progress = train.Progress("cnn", 3, 0, images=200, backend=Backend(torch.device("cuda"), "bf16", compile=False))
     for _ in range(2):
         progress.batch(100)
     progress.epoch(Epoch(1, 0.51239, 0.9, 0.6, 0.875, 0.025, 0.1))
     assert capsys.readouterr().out == "cnn 1/3: loss 0.5124, train 90.00%, test 87.50%, 2 images/s, 04:10 left\n"
+
+
+TRAIN = ("stages.train", "resnet", "--model", "resnet18", "--epochs", "40", "--weight-decay", "5e-4")
+STATE = Path(".cache/training/resnet.safetensors")
+
+
+def results() -> dict[str, bytes]:
+    names = ("models/resnet.safetensors", "metrics/train/resnet.json", "plots/history/resnet.csv")
+    return {name: Path(name).read_bytes() for name in names if Path(name).exists()}
+
+
+def remove_results() -> None:
+    """As DVC does before it runs a stage."""
+    for name in results():
+        Path(name).unlink()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stage, tmp_path_factory) -> tuple[dict[str, bytes], float]:
+    """The results of a run that nothing disturbs, and how many seconds it takes."""
+    with contextlib.chdir(tmp_path_factory.mktemp("undisturbed")):
+        prepare()
+        began = time.perf_counter()
+        done = stage(*TRAIN)
+        assert done.returncode == 0, done.stderr
+        return results(), time.perf_counter() - began
+
+
+@pytest.mark.parametrize("trial", [*range(3), *(pytest.param(i, marks=pytest.mark.slow) for i in range(3, 24))])
+def test_a_training_killed_at_any_moment_ends_with_the_bytes_of_an_undisturbed_one(
+    workspace, stage, undisturbed, trial
+):
+    expected, seconds = undisturbed
+    end = time.perf_counter() + seconds * random.Random(trial).uniform(0.4, 1.1)
+    stage(*TRAIN, kill_when=lambda: time.perf_counter() > end)
+    assert results().items() <= expected.items()
+    remove_results()
+    done = stage(*TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert results() == expected
+    assert not STATE.exists()
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_training_goes_on_after_its_last_epoch(workspace, stage, undisturbed, by):
+    expected, _ = undisturbed
+    stopped = stage(*TRAIN, kill_when=STATE.exists, by=by)
+    assert stopped.returncode != 0
+    assert "Traceback" not in stopped.stderr
+    assert results() == {}
+    lines = stage(*TRAIN).stdout.splitlines()
+    said = re.fullmatch(r"resnet: going on after epoch (\d+), the last that an interrupted training finished", lines[1])
+    assert lines[2].startswith(f"resnet {int(said[1]) + 1}/40: ")
+    assert results() == expected
+
+
+def test_a_training_killed_while_it_writes_its_results_writes_them_again(workspace, stage, undisturbed):
+    expected, _ = undisturbed
+    stage(*TRAIN, kill_when=Path("models/resnet.safetensors").exists)
+    assert results().items() <= expected.items()
+    remove_results()
+    stage(*TRAIN)
+    assert results() == expected
+    assert not STATE.exists()
+
+
+def test_the_state_of_a_training_with_other_parameters_is_not_used(workspace, stage):
+    stage(*TRAIN, kill_when=STATE.exists)
+    done = stage(*TRAIN[:-1], "1e-4")
+    assert "starting anew, because this interrupted training had other parameters" in done.stdout
+    assert done.stdout.count("resnet 1/40: ") == 1

@@ -46,6 +46,17 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class State:
+    """Where a training stands after an epoch: all that it takes to go on as if it had never stopped."""
+
+    history: list[Epoch]
+    tensors: dict[str, Tensor]  # see `Step.tensors`
+    best_weights: dict[str, Tensor]  # the state_dict of the best epoch so far; empty where the last is kept
+    seconds: float  # since the start, evaluations and compilation included
+    training_seconds: float  # evaluations left out
+
+
+@dataclass(frozen=True)
 class Trained:
     history: list[Epoch]
     weights: dict[str, Tensor]  # the state_dict of the epoch kept
@@ -88,12 +99,15 @@ class Step:
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.sums = torch.zeros(2, dtype=torch.float64, device=backend.device)  # of the loss, of the correct
         self.compiled_forward = torch.compile(self.forward, dynamic=False) if backend.compile else self.forward
-        self.update = backend.graphed(self._update, self.state())
+        self.update = backend.graphed(self._update, [*self.tensors().values(), self.sums])
 
-    def state(self) -> list[Tensor]:
-        """What a step changes: parameters, running statistics, momentum and sums."""
-        momentum = [self.optimizer.state[parameter]["momentum_buffer"] for parameter in self.model.parameters()]
-        return [*self.model.parameters(), *self.model.buffers(), *momentum, self.sums]
+    def tensors(self) -> dict[str, Tensor]:
+        """What a step hands on to the next, no copies: model.* and momentum.*, named as in the model."""
+        momentum = {
+            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.model.named_parameters()
+        }
+        return {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()} | momentum
 
     def forward(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and number of correct predictions of the batch that B rows of `draw_epoch` stand for."""
@@ -119,18 +133,20 @@ def train(
     normalisation: tuple[list[float], list[float]],
     recipe: Recipe,
     backend: Backend,
+    state: State | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[State], None] = lambda state: None,
 ) -> Trained:
-    """Train a freshly built model, testing it after each epoch.
+    """Train a freshly built model, testing it after each epoch, or go on from the state of an earlier call.
 
     The host waits for the device once an epoch, to read the sums. Order, crops and flips follow from seed and epoch, so
     they are the same on every device.
 
     Args:
         normalisation: mean and standard deviation of each channel, pixels in [0, 1].
+        state: what `on_epoch` was told last, by a call with the same arguments.
         on_batch: told the number of images of each batch, when it is handed to the device.
-        on_epoch: told each epoch's figures.
+        on_epoch: told the state after each epoch, whose tensors change when it returns.
 
     Raises:
         UserError: the loss of an epoch is not finite.
@@ -144,9 +160,15 @@ def train(
     test = backend.graphed(lambda images: predict(model, images, normalise, backend), state=[])
 
     history: list[Epoch] = []
-    weights: dict[str, Tensor] = {}
-    start, training_seconds = time.perf_counter(), 0.0
-    for number, rate in enumerate(learning_rates(recipe), start=1):
+    best_weights: dict[str, Tensor] = {}
+    seconds = training_seconds = 0.0
+    if state:
+        history, best_weights = list(state.history), state.best_weights
+        seconds, training_seconds = state.seconds, state.training_seconds
+        for name, tensor in step.tensors().items():
+            tensor.copy_(state.tensors[name])
+    start = time.perf_counter() - seconds
+    for number, rate in list(enumerate(learning_rates(recipe), start=1))[len(history) :]:
         began = time.perf_counter()
         model.train()
         step.learning_rate.fill_(rate)
@@ -167,11 +189,10 @@ def train(
                 "lower train.learning_rate"
             )
         gap = train_accuracy - test_accuracy
-        epoch = Epoch(number, train_loss, train_accuracy, test_loss, test_accuracy, gap, rate)
-        if recipe.keep == "last" or all(test_accuracy > earlier.test_accuracy for earlier in history):
-            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        history.append(epoch)
-        on_epoch(epoch)
+        if recipe.keep == "best" and all(test_accuracy > earlier.test_accuracy for earlier in history):
+            best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        history.append(Epoch(number, train_loss, train_accuracy, test_loss, test_accuracy, gap, rate))
+        on_epoch(State(history, step.tensors(), best_weights, time.perf_counter() - start, training_seconds))
 
     images_per_second = recipe.epochs * len(images) / training_seconds
-    return Trained(history, weights, time.perf_counter() - start, images_per_second)
+    return Trained(history, best_weights or model.state_dict(), time.perf_counter() - start, images_per_second)

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 
@@ -13,7 +14,7 @@ from stages.core.device import Backend
 from stages.core.errors import UserError
 from stages.core.images import Normalise, TrainingImages, draw_epoch
 from stages.core.models import build_model
-from stages.core.training import Recipe, Step, learning_rates, train
+from stages.core.training import Recipe, State, Step, learning_rates, train
 
 CPU = Backend(torch.device("cpu"), "fp32", compile=False)
 MEAN, STD = [0.5, 0.45, 0.4], [0.25, 0.25, 0.3]
@@ -171,7 +172,7 @@ def test_the_weights_kept_are_of_the_first_best_epoch_or_of_the_last(monkeypatch
     model = model_named("resnet18")
     recipe = dataclasses.replace(RECIPE, epochs=4, keep=keep)
     trained = train(
-        model, TRAIN, TEST, (MEAN, STD), recipe, CPU, on_epoch=lambda epoch: states.append(model.fc.bias.tolist())
+        model, TRAIN, TEST, (MEAN, STD), recipe, CPU, on_epoch=lambda state: states.append(model.fc.bias.tolist())
     )
     assert [e.test_accuracy for e in trained.history] == [0.2, 0.6, 0.6, 0.4]
     assert trained.best.epoch == 2
@@ -191,9 +192,36 @@ def test_the_same_inputs_give_the_same_weights_and_history():
     assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("name", ["simple_cnn", "resnet18"])
+def test_a_training_that_goes_on_from_the_state_of_any_epoch_ends_as_an_undisturbed_one(name, keep):
+    recipe = dataclasses.replace(RECIPE, epochs=3, keep=keep)
+    states = []
+
+    def remember(state: State) -> None:
+        states.append(copy.deepcopy(state))
+
+    whole = train(model_named(name), TRAIN, TEST, (MEAN, STD), recipe, CPU, on_epoch=remember)
+    for state in states:
+        resumed = train(model_named(name), TRAIN, TEST, (MEAN, STD), recipe, CPU, state)
+        assert resumed.history == whole.history
+        assert resumed.weights.keys() == whole.weights.keys()
+        assert all(torch.equal(resumed.weights[key], whole.weights[key]) for key in whole.weights)
+        assert resumed.seconds >= state.seconds
+
+
 def test_callbacks_hear_of_every_image_and_epoch_and_the_times_are_positive():
     images, epochs = [], []
-    trained = train(model_named("simple_cnn"), TRAIN, TEST, (MEAN, STD), RECIPE, CPU, images.append, epochs.append)
+    trained = train(
+        model_named("simple_cnn"),
+        TRAIN,
+        TEST,
+        (MEAN, STD),
+        RECIPE,
+        CPU,
+        on_batch=images.append,
+        on_epoch=lambda state: epochs.append(state.history[-1]),
+    )
     assert images == 2 * ([32] * 9 + [22])
     assert epochs == trained.history
     assert trained.seconds > 0
