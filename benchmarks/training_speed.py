@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.floor import floor_seconds
 from benchmarks.loops import PARAMS, RECIPE, VARIANTS, new_model
-from stages.core.dataset import Split, read_split
+from stages.core.dataset import Split, read_info, read_split
 from stages.core.device import Backend, choose_backend, training_flops
 from stages.core.models import MODELS
 
@@ -32,7 +32,7 @@ IMAGE_SIZE = 32
 
 
 def read_images(data: Path, images: int) -> Split:
-    whole = read_split(data.parent, data.stem)
+    whole = read_split(data.parent, data.stem, read_info(data.parent))
     return Split(whole.images[:images], whole.labels[:images])
 
 

@@ -24,7 +24,8 @@ DATA, MODELS = Path("data"), Path("models")
 
 
 def main(args: Namespace) -> None:
-    info, test = read_info(DATA), read_split(DATA, "test")
+    info = read_info(DATA)
+    test = read_split(DATA, "test", info)
     paths = sorted(MODELS.glob("*.safetensors"))
     if not paths:
         raise UserError(f"{MODELS}/: no trained model in it; train them with `dvc repro`")
@@ -56,6 +57,8 @@ def main(args: Namespace) -> None:
 def test_probabilities(path: Path, test: Split, classes: list[str]) -> tuple[Card, np.ndarray]:
     """The model's card and its probabilities for each test image, float64 N×classes."""
     card, model = load_model(path)
+    if card.run != path.stem:
+        raise UserError(f"{path}: the model of run {card.run}; train this one with `dvc repro`")
     if card.classes != classes or card.image_size != test.images.shape[1]:
         raise UserError(f"{path}: trained on other classes or sizes than data/ holds; train it with `dvc repro`")
     backend = choose_backend("fp32", compile=False, flops=0)

@@ -56,8 +56,8 @@ class Resnet(Section):
     epochs: PositiveInt
     # Under 16 input channels, oneDNN's weight gradient of a strided 1×1 convolution in channels_last corrupts memory
     # when the batch is odd (torch 2.14.1 on AVX-512).
-    base_channels: Annotated[int, Field(ge=16)]
-    blocks: Annotated[list[PositiveInt], Field(min_length=1, max_length=4)]
+    base_channels: Annotated[int, Field(ge=16, le=4096)]
+    blocks: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1, max_length=4)]
 
 
 class Ablation(Section):
@@ -75,6 +75,28 @@ class Params(Section):
     launcher: Annotated[str, Field(min_length=1)]
 
 
+class Run(Section):
+    """The arguments of `python -m stages.train`."""
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    model: str
+    epochs: PositiveInt
+    weight_decay: WeightDecay
+
+
+def check(kind: type[Section], values: object, where: str | Path) -> Section:
+    """The values as a `kind`.
+
+    Raises:
+        UserError: one is missing, unknown, of the wrong type or out of range; the message begins with `where` and names
+            each such key, its value and what is allowed.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: " + "; ".join(map(_describe, error.errors()))) from error
+
+
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate the parameters at `path`.
 
@@ -82,24 +104,23 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     number there (PyYAML, a YAML 1.1 reader, takes it for a string).
 
     Raises:
-        UserError: the file is missing or no YAML, or a key is missing, unknown, of the wrong type or out of range; the
-            message names each such key, its value and what is allowed.
+        UserError: the file is missing or no YAML, or what is in it is not allowed (see `check`).
     """
     try:
         document = YAML(typ="safe", pure=True).load(Path(path))
-        return Params.model_validate(document)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(map(_describe, error.errors()))) from error
+    return check(Params, document, path)
 
 
 def _describe(problem) -> str:
     """One of pydantic's errors as `key = value: what is allowed`."""
     key = ".".join(map(str, problem["loc"])) or "the file"
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    message = (
+        problem["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
+    )
     if problem["type"] == "missing":
         return f"{key} is missing"
     if problem["type"] == "extra_forbidden":

@@ -8,6 +8,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -19,6 +20,15 @@ from stages.files import replacing, write_text
 
 REPORT = Path("report")
 BASELINE, REFERENCE, ABLATION = "cnn", "resnet", "resnet_ablation"
+
+# What is read of each file
+EVALUATION = ["model", "accuracy", "loss", "calibration_error"]
+METRICS = [
+    "best_test_accuracy", "best_epoch", "final_test_accuracy", "generalization_gap",
+    "parameters", "epochs", "weight_decay",
+]  # fmt: skip
+TIMING = ["train_seconds", "images_per_second", "device", "precision", "compiled", "torch", "python"]
+HISTORY = ["epoch", "test_accuracy", "generalization_gap"]
 
 
 @dataclass(frozen=True)
@@ -83,30 +93,39 @@ def main(args: Namespace) -> None:
 
 def read_runs() -> dict[str, Run]:
     """The runs that were evaluated, by name, the three that the report compares first."""
-    evaluations = read_json(Path("metrics/evaluation.json"))
-    for name in (BASELINE, REFERENCE, ABLATION):
-        if name not in evaluations:
-            raise UserError(f"metrics/evaluation.json: run {name} is not in it; make it with `dvc repro`")
+    path = Path("metrics/evaluation.json")
+    evaluations = read_json(path, [BASELINE, REFERENCE, ABLATION])
     runs = {}
     for name in dict.fromkeys((BASELINE, REFERENCE, ABLATION, *evaluations)):
+        evaluation = has(path, evaluations[name], EVALUATION)
+        metrics = read_json(Path(f"metrics/train/{name}.json"), METRICS)
+        timing = read_json(Path(f"metrics/timing/{name}.json"), TIMING)
+        history = read_csv(Path(f"plots/history/{name}.csv"))
         colour = figures.COLOURS[len(runs) % len(figures.COLOURS)]
-        metrics, timing = (read_json(Path(f"metrics/{kind}/{name}.json")) for kind in ("train", "timing"))
-        runs[name] = Run(name, colour, metrics, timing, evaluations[name], read_csv(Path(f"plots/history/{name}.csv")))
+        runs[name] = Run(name, colour, metrics, timing, evaluation, history)
     return runs
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, keys: list[str]) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return has(path, json.loads(path.read_text(encoding="utf-8")), keys)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); make it with `dvc repro`") from error
 
 
 def read_csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
+        return has(path, pd.read_csv(path), HISTORY)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); make it with `dvc repro`") from error
+
+
+def has(path: Path, value: Any, keys: list[str]) -> Any:
+    """The value itself, when it is a mapping or table that has all of the keys."""
+    missing = [key for key in keys if not isinstance(value, dict | pd.DataFrame) or key not in value]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} not in it; make it with `dvc repro`")
+    return value
 
 
 def verdicts(baseline: Run, reference: Run, ablation: Run) -> list[str]:

@@ -27,7 +27,7 @@ from stages.core.models import MODELS, build_model, count_parameters
 from stages.core.training import Epoch, Recipe, State, Trained, train
 from stages.core.weights import Card, to_bytes
 from stages.files import replacing, write_csv, write_json
-from stages.params import Params, load_params
+from stages.params import Params, Run, check, load_params
 
 DATA = Path("data")
 
@@ -35,9 +35,11 @@ DATA = Path("data")
 def main(args: Namespace) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"launcher: started {os.environ['WORLD_SIZE']} processes; a training is one")
+    arguments = {name: value for name, value in vars(args).items() if name in Run.model_fields}
+    check(Run, arguments, "command line")
     params = load_params()
     info = read_info(DATA)
-    train_split, test_split = read_split(DATA, "train"), read_split(DATA, "test")
+    train_split, test_split = (read_split(DATA, name, info) for name in ("train", "test"))
 
     recipe = read_recipe(params, args)
     card = Card(
@@ -70,7 +72,9 @@ def main(args: Namespace) -> None:
     normalisation = info.mean, info.std
     try:
         trained = train(model, train_split, test_split, normalisation, recipe, backend, state, progress.batch, on_epoch)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         raise UserError(
             f"{backend.device_name} ran out of memory at train.batch_size = {recipe.batch_size}; make it smaller"
         ) from error

@@ -95,3 +95,11 @@ def test_a_model_of_other_data_is_named_and_nothing_written(labels, other):
     with pytest.raises(UserError, match=r"models/two\.safetensors: trained on other classes or sizes"):
         evaluate.main(Namespace())
     assert results() == []
+
+
+def test_a_model_under_the_name_of_another_run_is_refused(labels):
+    write_model("one", seed=1)
+    Path("models/one.safetensors").rename("models/two.safetensors")
+    with pytest.raises(UserError, match=r"models/two\.safetensors: the model of run one"):
+        evaluate.main(Namespace())
+    assert results() == []

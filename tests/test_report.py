@@ -165,8 +165,8 @@ def test_the_same_results_give_the_same_bytes(experiment):
 @pytest.mark.parametrize(
     "path", ["metrics/evaluation.json", "metrics/train/cnn.json", "metrics/timing/resnet.json", "plots/history/cnn.csv"]
 )
-@pytest.mark.parametrize("content", [None, ""])
-def test_a_missing_or_empty_file_is_named_and_nothing_written(experiment, path, content):
+@pytest.mark.parametrize("content", [None, "", "[]", '{"cnn": 1, "resnet": 2, "resnet_ablation": 3}', "a,b\n1,2\n"])
+def test_a_file_that_is_missing_or_foreign_is_named_and_nothing_written(experiment, path, content):
     Path(path).unlink() if content is None else Path(path).write_text(content)
     with pytest.raises(UserError, match=re.escape(path)):
         report.main(Namespace())
@@ -177,7 +177,7 @@ def test_a_run_that_was_not_evaluated_is_named(experiment):
     evaluation = json.loads(Path("metrics/evaluation.json").read_text())
     del evaluation["resnet_ablation"]
     Path("metrics/evaluation.json").write_text(json.dumps(evaluation))
-    with pytest.raises(UserError, match=r"evaluation\.json: run resnet_ablation is not in it"):
+    with pytest.raises(UserError, match=r"evaluation\.json: resnet_ablation not in it"):
         report.main(Namespace())
 
 

@@ -142,9 +142,13 @@ def test_away_from_a_terminal_each_epoch_is_a_line(workspace, capsys):
     assert all("loss" in line and "test" in line and "images/s" in line and "left" in line for line in lines[1:])
 
 
-def test_running_out_of_gpu_memory_names_the_batch_size_and_writes_nothing(workspace, monkeypatch):
+CPU_FULL = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 36 bytes.")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), CPU_FULL])
+def test_running_out_of_memory_names_the_batch_size_and_writes_nothing(workspace, monkeypatch, error):
     def exhausted(*args, **kwargs):
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(train, "train", exhausted)
     with pytest.raises(UserError, match=r"ran out of memory at train\.batch_size = 16"):
@@ -156,6 +160,22 @@ def test_several_processes_are_refused(workspace, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="launcher: started 2 processes"):
         train.main(ARGS)
+    assert outputs(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("run", "../x", "must match pattern"),
+        ("run", "", "must match pattern"),
+        ("epochs", 0, "must be greater than or equal to 1"),
+        ("weight_decay", -1.0, "must be greater than or equal to 0"),
+        ("weight_decay", float("nan"), "must be a finite number"),
+    ],
+)
+def test_an_impossible_argument_is_named(workspace, name, value, allowed):
+    with pytest.raises(UserError, match=f"command line: {name} = .*: {allowed}"):
+        train.main(Namespace(**vars(ARGS) | {name: value}))
     assert outputs(workspace) == []
 
 

@@ -41,7 +41,15 @@ class DatasetInfo:
 
 
 def describe(source: Source, kind: str) -> DatasetInfo:
+    """What dataset.json says of a source.
+
+    Raises:
+        UserError: a channel of the training images has one value throughout, and so cannot be normalised.
+    """
     mean, std = channel_statistics(source.train.images)
+    for channel, deviation in zip(("red", "green", "blue"), std, strict=True):
+        if deviation == 0:
+            raise UserError(f"{source.name}: {channel} is the same in every pixel of every training image")
     counts = {"train": len(source.train.labels), "test": len(source.test.labels)}
     size = source.train.images.shape[1]
     return DatasetInfo(source.name, kind, source.sha256, source.classes, size, counts, mean, std)
@@ -68,11 +76,11 @@ def write_split(file: IO[bytes], split: Split) -> None:
     np.savez(file, images=split.images, labels=split.labels)
 
 
-def read_split(folder: Path, name: str) -> Split:
+def read_split(folder: Path, name: str, info: DatasetInfo) -> Split:
     """Read `folder/name.npz`.
 
     Raises:
-        UserError: the file is missing or is not what the download stage writes.
+        UserError: the file is missing, or is not what the download stage wrote together with `info`.
     """
     path = folder / f"{name}.npz"
     try:
@@ -80,8 +88,13 @@ def read_split(folder: Path, name: str) -> Split:
             split = Split(arrays["images"], arrays["labels"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error}); make it with `dvc repro download`") from error
-    if split.images.ndim != 4 or split.images.dtype != np.uint8 or len(split.images) != len(split.labels):
-        raise UserError(f"{path}: not a split of a data set; make it with `dvc repro -f download`")
+    count, size = info.counts[name], info.image_size
+    if (
+        (split.images.shape, split.images.dtype) != ((count, size, size, 3), np.uint8)
+        or (split.labels.shape, split.labels.dtype) != ((count,), np.int64)
+        or not 0 <= split.labels.min() <= split.labels.max() < len(info.classes)
+    ):
+        raise UserError(f"{path}: not what dataset.json describes; make both with `dvc repro -f download`")
     return split
 
 

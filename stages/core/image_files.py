@@ -111,6 +111,8 @@ def _placed(where: str, parts: tuple[str, ...], is_folder: bool) -> ImageFile | 
         return None
     if parts[0] not in ("train", "test") or len(parts) != (2 if is_folder else 3):
         raise UserError(f"{where}: out of place; data.path must hold {LAYOUT}")
+    if not parts[1].isprintable():  # nor can it be written as UTF-8 where it holds bytes that are none
+        raise UserError(f"{where!a}: the name of the class {parts[1]!a} cannot be printed; rename it")
     return ImageFile(parts[0], parts[1], "" if is_folder else parts[2], b"")
 
 

@@ -144,6 +144,22 @@ def test_a_link_to_nowhere_and_a_pipe_in_a_folder_are_named(tmp_path):
     assert "pipe.png: neither a file nor a folder" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["a b", "v1.2", "Æble 狗", 'say "x", <b>', "-x", "x" * 100])
+def test_any_printable_name_is_a_class(tmp_path, name):
+    for split in ("train", "test"):
+        for label in (name, "cat"):
+            (tmp_path / split / label).mkdir(parents=True)
+            (tmp_path / split / label / "1.png").write_bytes(encoded(picture(1), "PNG"))
+    assert read_image_files(tmp_path, 8).classes == sorted([name, "cat"])
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"two\nlines", b"\x1b[2J"])
+def test_a_class_whose_name_cannot_be_printed_is_refused(tmp_path, name):
+    os.makedirs(bytes(tmp_path) + b"/train/" + name)
+    with pytest.raises(UserError, match=r"train/.*cannot be printed"):
+        read_image_files(tmp_path, 8)
+
+
 def test_an_empty_class_is_named(tmp_path):
     folder = write_folder(tmp_path / "toys", contents())
     (folder / "train" / "bird").mkdir()
