@@ -8,13 +8,13 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 DEMO := data.source=digits augment.flip=false train.batch_size=64 \
         cnn.epochs=10 resnet.epochs=10 resnet.base_channels=16
 
-.PHONY: help demo repro test lint
+.PHONY: help demo repro test test-slow lint repository
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed ## the whole pipeline on scikit-learn's digits, in minutes
+demo: repository $(VENV)/installed ## the whole pipeline on scikit-learn's digits, in minutes
 	@git config user.name >/dev/null && git config user.email >/dev/null || { \
 	    git config user.name demo; git config user.email demo@localhost; \
 	    echo 'git had no user name, without which DVC keeps no experiment: it is "demo" in this clone now.'; }
@@ -29,15 +29,24 @@ demo: $(VENV)/installed ## the whole pipeline on scikit-learn's digits, in minut
 	@echo 'params.yaml holds the parameters of the demonstration; the full experiment on CIFAR-10 is'
 	@echo '    git restore params.yaml && make repro'
 
-repro: $(VENV)/installed ## the experiment as params.yaml has it, as far as it is not up to date
+repro: repository $(VENV)/installed ## the experiment as params.yaml has it, as far as it is not up to date
 	dvc repro
 
-test: $(VENV)/installed ## the tests
+test: repository $(VENV)/installed ## the tests
 	pytest
+
+test-slow: repository $(VENV)/installed ## longer tests of the same: more interruptions, more odd files
+	pytest -m slow
 
 lint: $(VENV)/installed ## style and common mistakes
 	ruff check .
 	ruff format --check .
+
+repository:
+	@git rev-parse --git-dir >/dev/null 2>&1 || { \
+	    echo 'This folder is no git repository, which DVC needs: clone the project, or run'; \
+	    echo '    git init && git add . && git commit -m "start"'; exit 1; }
+	@test -f .dvc/config || { echo 'The folder .dvc is missing: git restore .dvc'; exit 1; }
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,13 +50,22 @@ OUTPUTS = [
 class Clone:
     """A clone of the repository's working tree, as a user would have it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **env: str):
         self.folder = folder
         home = folder.parent / "home"
         home.mkdir()
         tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "DVC_"))}
-        self.env = {**kept, "HOME": str(home), "PATH": tools, "GIT_CONFIG_NOSYSTEM": "1"}
+        self.env = {**kept, "HOME": str(home), "PATH": tools, "GIT_CONFIG_NOSYSTEM": "1", **env}
+        files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.run(files, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0"):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        self.run("git", "init", "--quiet")
+        self.run("git", "config", "user.name", "somebody")
+        self.run("git", "config", "user.email", "somebody@example.org")
+        self.commit("start")
 
     def run(self, *command: str) -> str:
         done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True)
@@ -68,6 +78,14 @@ class Clone:
     def commit(self, message: str) -> None:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--message", message)
+
+    def results(self) -> dict[str, bytes]:
+        """What invariant 1 promises to be the same in each run: all outputs, less the times and speeds among them."""
+        contents = {name: (self.folder / name).read_bytes() for name in OUTPUTS if "timing" not in name}
+        del contents["report/index.html"]  # holds what report.md does, and pictures
+        times = rb"[\d.,]+ (s|images/s|min [\d.]+ s)\b"
+        contents["report/report.md"] = re.sub(times, b"", re.sub(rb" +|-+", b" ", contents["report/report.md"]))
+        return contents
 
     def experiment(self, *params: str) -> list[str]:
         """Run an experiment in the workspace; the stages that really ran, in order."""
@@ -82,25 +100,33 @@ def stages_run(output: str) -> list[str]:
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Clone:
     """A clone in which the small experiment has run and its parameters are committed."""
-    folder = tmp_path_factory.mktemp("pipeline") / "clone"
-    files = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, files.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    clone = Clone(folder)
-    clone.run("git", "init", "--quiet")
-    clone.run("git", "config", "user.name", "somebody")
-    clone.run("git", "config", "user.email", "somebody@example.org")
-    clone.commit("start")
+    clone = Clone(tmp_path_factory.mktemp("pipeline") / "clone")
     assert clone.experiment(*SMALL) == STAGES
     clone.commit("small experiment")
     return clone
+
+
+@pytest.fixture(scope="module")
+def expected(clone) -> dict[str, bytes]:
+    """The results of the small experiment."""
+    return clone.results()
+
+
+def test_another_clone_in_another_folder_and_locale_gives_the_same_bytes(tmp_path, expected):
+    other = Clone(tmp_path / "ein anderer Ordner", LC_ALL="C", PYTHONHASHSEED="7", TZ="Asia/Tokyo")
+    assert other.experiment(*SMALL) == STAGES
+    assert other.results() == expected
+    assert stages_run(other.dvc("repro", "--force")) == STAGES
+    assert other.results() == expected
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_temporary_folder_gives_the_same_bytes(tmp_path, expected):
+    other = Clone(tmp_path / "clone")
+    settings = [part for param in SMALL for part in ("--set-param", param)]
+    assert stages_run(other.dvc("exp", "run", "--temp", "--name", "aside", *settings)) == STAGES
+    other.dvc("exp", "apply", "aside")
+    assert other.results() == expected
 
 
 def test_a_run_writes_exactly_the_files_of_the_contract(clone):
@@ -193,9 +219,8 @@ def pipeline() -> dict:
 def test_the_deps_of_a_stage_are_the_modules_it_imports(stage):
     definition = pipeline()[stage]
     listed = {dep for dep in definition.get("do", definition)["deps"] if dep.endswith(".py")}
-    code = (
-        f"import sys, stages.{stage}; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('stages.')))"
-    )
+    ours = "(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'stages')"
+    code = f"import sys, stages.{stage}; print(*{ours})"
     output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     imported = {str(Path(file).relative_to(ROOT)) for file in output.split() if file != "None"}
     assert listed == imported

@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages.core.errors import UserError
 from stages.core.graph import Graphed
 
+OLDEST_TORCH = "2.11"
+
 # GPU runs of more floating-point operations than this are compiled: a guess. On a CPU no model gains by it
 # (docs/performance.md).
 COMPILE_ABOVE_FLOPS = 5e15
@@ -64,8 +66,10 @@ def choose_backend(precision: str, compile: bool | str, flops: float) -> Backend
             eager kernels round differently and the same inputs must choose the same ones).
 
     Raises:
-        UserError: the device lacks what was asked for.
+        UserError: the device lacks what was asked for, or PyTorch is too old.
     """
+    if torch.__version__ < OLDEST_TORCH:
+        raise UserError(f"PyTorch {OLDEST_TORCH} or newer is needed, and this is {torch.__version__}; upgrade torch")
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)

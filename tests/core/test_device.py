@@ -33,6 +33,12 @@ def compiler(monkeypatch):
     return there
 
 
+def test_an_old_torch_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1+cpu"))
+    with pytest.raises(UserError, match=r"PyTorch 2\.11 or newer is needed, and this is 2\.9\.1"):
+        choose_backend("auto", compile=False, flops=0)
+
+
 def test_without_a_gpu_auto_is_fp32_on_the_cpu(no_gpu):
     backend = choose_backend("auto", compile=False, flops=0)
     assert (backend.device.type, backend.precision, backend.compile) == ("cpu", "fp32", False)
