@@ -1,4 +1,7 @@
+import contextlib
 import json
+import random
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -51,3 +54,43 @@ def test_a_source_that_cannot_be_read_leaves_earlier_data_alone(tmp_path, monkey
     with pytest.raises(UserError, match="nowhere does not exist"):
         download.main(Namespace())
     assert {path.name: path.read_bytes() for path in Path("data").iterdir()} == {"train.npz": b"earlier"}
+
+
+def files() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("data").glob("[!.]*")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stage, tmp_path_factory) -> tuple[dict[str, bytes], float]:
+    """The files of a download that nothing disturbs, and how many seconds it takes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with contextlib.chdir(folder):
+        set_params(folder, "digits")
+        began = time.perf_counter()
+        assert stage("stages.download").returncode == 0
+        return files(), time.perf_counter() - began
+
+
+@pytest.mark.parametrize("trial", [*range(3), *(pytest.param(i, marks=pytest.mark.slow) for i in range(3, 24))])
+def test_a_download_killed_at_any_moment_leaves_whole_files_and_succeeds_again(
+    tmp_path, monkeypatch, stage, undisturbed, trial
+):
+    expected, seconds = undisturbed
+    monkeypatch.chdir(tmp_path)
+    set_params(tmp_path, "digits")
+    end = time.perf_counter() + seconds * random.Random(trial).uniform(0.5, 1.1)
+    stage("stages.download", kill_when=lambda: time.perf_counter() > end)
+    assert files().items() <= expected.items()
+    assert stage("stages.download").returncode == 0
+    assert files() == expected
+
+
+@pytest.mark.parametrize("name", ["train.npz", "test.npz", "dataset.json"])
+def test_a_download_killed_while_it_writes_a_file_leaves_no_half_of_it(tmp_path, monkeypatch, stage, undisturbed, name):
+    expected, _ = undisturbed
+    monkeypatch.chdir(tmp_path)
+    set_params(tmp_path, "digits")
+    stage("stages.download", kill_when=Path(f"data/.{name}.tmp").exists)
+    assert files().items() <= expected.items()
+    assert stage("stages.download").returncode == 0
+    assert {path.name: path.read_bytes() for path in Path("data").iterdir()} == expected

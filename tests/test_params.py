@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -11,6 +11,11 @@ from stages.core.errors import UserError
 from stages.params import load_params
 
 DEFAULTS = Path(__file__).parents[1] / "params.yaml"
+KEYS = [
+    (section, *rest)
+    for section, value in YAML(typ="safe", pure=True).load(DEFAULTS).items()
+    for rest in ([(name,) for name in value] if isinstance(value, dict) else [()])
+]
 
 
 @pytest.fixture
@@ -144,3 +149,43 @@ def test_any_weight_decay_that_dvc_writes_is_read_back(tmp_path_factory, value):
 def test_what_needs_no_torch_does_not_import_it(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=DEFAULTS.parent).returncode == 0
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["auto", "digits"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(key=st.sampled_from(KEYS), value=VALUES)
+def test_any_value_under_any_key_is_allowed_or_refused_by_name(tmp_path_factory, key, value):
+    document = YAML(typ="safe", pure=True).load(DEFAULTS)
+    *sections, name = key
+    section = document
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    path = tmp_path_factory.mktemp("any") / "params.yaml"
+    YAML(typ="safe", pure=True).dump(document, path)
+    try:
+        outcome = load_params(path)
+    except UserError as error:
+        (line,) = str(error).splitlines()
+        outcome = line.startswith(f"{path}: {'.'.join(key)}")
+    else:
+        for part in key:
+            outcome = getattr(outcome, part)
+        outcome = outcome == value
+    assert outcome
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=60))
+def test_any_text_is_refused_in_one_line(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("any") / "params.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(UserError) as error:
+        load_params(path)
+    assert "\n" not in str(error.value)

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import errno
 import json
 import random
 import re
@@ -161,6 +162,20 @@ def test_several_processes_are_refused(workspace, monkeypatch):
     with pytest.raises(UserError, match="launcher: started 2 processes"):
         train.main(ARGS)
     assert outputs(workspace) == []
+
+
+def test_a_full_disk_leaves_the_earlier_results_whole(workspace, monkeypatch):
+    train.main(ARGS)
+    earlier = results()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stages.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        train.main(Namespace(**vars(ARGS) | {"weight_decay": 1e-4}))
+    assert results() == earlier
+    assert not list(workspace.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(

@@ -287,3 +287,36 @@ def test_any_bytes_end_in_an_image_or_in_one_clear_line(start, place, noise):
     else:
         outcome = array.shape, array.dtype
     assert outcome in ("train/cat/x", ((8, 8, 3), np.uint8))
+
+
+WHOLE = [*contents().items(), ("train/cat", None), ("README", b"text"), ("../up/x.png", b""), ("/train/cat/1.png", b"")]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    suffix=st.sampled_from([".tar", ".tar.gz", ".tar.xz"]),
+    names=st.permutations(range(len(WHOLE))),
+    dropped=st.integers(0, 4),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=40)), max_size=3),
+    end=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+def test_any_damage_to_a_tar_ends_in_a_data_set_or_in_one_clear_line(
+    tmp_path_factory, suffix, names, dropped, cuts, end
+):
+    folder = tmp_path_factory.mktemp("damaged")
+    entries = [WHOLE[i] for i in names[dropped:]]
+    folders = [member(name, type=tarfile.DIRTYPE) for name, content in entries if content is None]
+    files = {name: content for name, content in entries if content is not None}
+    path = write_tar(folder / f"images{suffix}", files, *folders)
+    damaged = bytearray(path.read_bytes())
+    for place, noise in cuts:
+        start = int(place * len(damaged))
+        damaged[start : start + len(noise)] = noise
+    path.write_bytes(damaged[: int(end * len(damaged))])
+    try:
+        outcome = read_image_files(path, 8).train.images.shape[1:]
+    except UserError as error:
+        outcome = str(error).splitlines()
+    assert outcome == (8, 8, 3) or len(outcome) == 1
+    assert [left.name for left in folder.rglob("*")] == [path.name]  # nothing was unpacked
