@@ -55,3 +55,11 @@ def test_a_stage_without_parameters_exits_with_1_and_one_line(tmp_path):
     assert done.stderr.startswith("download: params.yaml: cannot be read")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_python_is_told_which_one_it_takes():
+    code = "import sys; sys.version_info, sys.version = (3, 10, 4), '3.10.4 (main)'; import stages"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Python 3.11 or newer is needed, and this is 3.10.4")

@@ -103,3 +103,12 @@ def test_a_model_under_the_name_of_another_run_is_refused(labels):
     with pytest.raises(UserError, match=r"models/two\.safetensors: the model of run one"):
         evaluate.main(Namespace())
     assert results() == []
+
+
+def test_more_classes_than_cifar10s_are_as_good(labels):
+    classes = [f"class {i}" for i in range(23)]
+    info = json.loads(Path("data/dataset.json").read_text())
+    Path("data/dataset.json").write_text(json.dumps(info | {"classes": classes}))
+    write_model("one", seed=1, classes=classes)
+    evaluate.main(Namespace())
+    assert pd.read_csv("plots/per_class.csv")["class"].tolist() == classes

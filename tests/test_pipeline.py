@@ -230,3 +230,20 @@ def test_a_training_depends_on_every_parameter_of_its_section():
     listed = {param for param in pipeline()["train"]["do"]["params"] if param.startswith("train.")}
     everything = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["train"]
     assert listed | {"train.weight_decay"} == {f"train.{name}" for name in everything}
+
+
+def test_make_says_what_is_missing_of_a_repository(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+
+    def make() -> tuple[int, str]:
+        done = subprocess.run(["make", "repository"], cwd=tmp_path, env=env, capture_output=True, text=True)
+        return done.returncode, done.stdout
+
+    assert make()[0] == 2
+    assert make()[1].startswith("This folder is no git repository")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    assert make()[1].startswith("The folder .dvc is missing: git restore .dvc")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").touch()
+    assert make()[0] == 0

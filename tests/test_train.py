@@ -290,3 +290,11 @@ def test_the_state_of_a_training_with_other_parameters_is_not_used(workspace, st
     done = stage(*TRAIN[:-1], "1e-4")
     assert "starting anew, because this interrupted training had other parameters" in done.stdout
     assert done.stdout.count("resnet 1/40: ") == 1
+
+
+def test_results_that_cannot_be_written_end_in_one_line(workspace, stage):
+    Path("models").touch()
+    done = stage(*TRAIN[:-3], "1", *TRAIN[-2:])
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(r"train: .*'models'", line)

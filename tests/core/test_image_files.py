@@ -293,7 +293,7 @@ WHOLE = [*contents().items(), ("train/cat", None), ("README", b"text"), ("../up/
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     suffix=st.sampled_from([".tar", ".tar.gz", ".tar.xz"]),
     names=st.permutations(range(len(WHOLE))),

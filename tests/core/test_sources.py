@@ -77,6 +77,15 @@ def test_an_archive_with_another_digest_is_refused_before_anything_is_unpickled(
     assert proof.exists()
 
 
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_an_empty_or_truncated_copy_of_the_archive_is_refused_by_its_digest(tmp_path, kept):
+    path = tmp_path / "archive.tar.gz"
+    sha256 = write_archive(path, data_batch_1={})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=f"archive.tar.gz: not CIFAR-10's archive .*expected {sha256}"):
+        cifar10(path, 32, tmp_path, sha256)
+
+
 def test_a_missing_copy_of_the_archive_is_named(tmp_path):
     with pytest.raises(UserError, match=r"data\.path: .*nowhere\.tar\.gz cannot be read"):
         cifar10(tmp_path / "nowhere.tar.gz", 32, tmp_path)
