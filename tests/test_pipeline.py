@@ -237,7 +237,9 @@ def test_make_says_what_is_missing_of_a_repository(tmp_path):
     env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
 
     def make() -> tuple[int, str]:
-        done = subprocess.run(["make", "repository"], cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            ["make", "--no-print-directory", "repository"], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
         return done.returncode, done.stdout
 
     assert make()[0] == 2
