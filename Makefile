@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 DEMO := data.source=digits augment.flip=false train.batch_size=64 \
         cnn.epochs=10 resnet.epochs=10 resnet.base_channels=16
 
-.PHONY: help demo repro test test-slow lint repository
+.PHONY: help demo repro seeds test test-slow lint repository
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,18 @@ demo: repository $(VENV)/installed ## the whole pipeline on scikit-learn's digit
 	@echo '    git restore params.yaml && make repro'
 
 repro: repository $(VENV)/installed ## the experiment as params.yaml has it, as far as it is not up to date
+	dvc repro
+
+# N experiments that differ in the seed alone, the first with that of params.yaml; JOBS of them at a time.
+N ?= 5
+JOBS ?= 1
+seeds: SEED = $(shell sed -n 's/^seed: *\([0-9-]*\).*/\1/p' params.yaml)
+seeds: repository $(VENV)/installed ## the experiment with N=5 seeds, and what they show together in the report
+	@test $(N) -gt 1 || { echo 'N=$(N): a study needs two seeds or more'; exit 1; }
+	dvc repro
+	dvc exp run --queue --set-param "seed=range($$(($(SEED) + 1)),$$(($(SEED) + $(N))))"
+	dvc exp run --run-all --jobs $(JOBS)
+	python -m stages.seeds
 	dvc repro
 
 test: repository $(VENV)/installed ## the tests

@@ -1,4 +1,4 @@
-"""Test every trained model in fp32 on the whole test set.
+"""Test every trained model in fp32 on the whole test set, and compare the pairs that the experiment asks about.
 
 python -m stages.evaluate
 """
@@ -17,10 +17,14 @@ from stages.core.device import choose_backend
 from stages.core.errors import UserError
 from stages.core.images import Normalise
 from stages.core.prediction import predict
+from stages.core.significance import compare_on_images
 from stages.core.weights import Card, load_model
 from stages.files import write_csv, write_json
+from stages.wording import scientific, verdict
 
 DATA, MODELS = Path("data"), Path("models")
+# The experiment's questions: is the first run's model better than the second's, and what sets the two apart?
+QUESTIONS = [("resnet", "cnn", "model"), ("resnet", "resnet_ablation", "weight decay")]
 
 
 def main(args: Namespace) -> None:
@@ -30,11 +34,12 @@ def main(args: Namespace) -> None:
     if not paths:
         raise UserError(f"{MODELS}/: no trained model in it; train them with `dvc repro`")
 
-    summaries, predictions, by_class, bins = {}, {}, {}, {}
+    cards, evaluation, predictions, by_class, bins = {}, {}, {}, {}, {}
     for path in paths:
         card, probabilities = test_probabilities(path, test, info.classes)
         predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-        summaries[card.run] = {"model": card.title, **quality.summary(test.labels, probabilities)}
+        cards[card.run] = card
+        evaluation[card.run] = {"model": card.title, **quality.summary(test.labels, probabilities)}
         predictions[card.run] = pd.DataFrame(
             {
                 "index": range(len(test.labels)),
@@ -45,9 +50,15 @@ def main(args: Namespace) -> None:
         )
         by_class[card.run] = quality.per_class(test.labels, predicted, info.classes)
         bins[card.run] = quality.calibration(predicted == test.labels, confidence)
-        print(f"{card.run}: {summaries[card.run]['accuracy']:.2%} of {len(test.labels):,} test images are right")
+        print(f"{card.run}: {evaluation[card.run]['accuracy']:.2%} of {len(test.labels):,} test images are right")
 
-    write_json(Path("metrics/evaluation.json"), summaries)
+    correct = {run: (table.actual == table.predicted).to_numpy() for run, table in predictions.items()}
+    evaluation["comparisons"] = [
+        compare(cards[first], cards[second], question, correct[first], correct[second])
+        for first, second, question in QUESTIONS
+        if {first, second} <= cards.keys()
+    ]
+    write_json(Path("metrics/evaluation.json"), evaluation)
     for run, table in predictions.items():
         write_csv(Path(f"plots/predictions/{run}.csv"), table)
     write_csv(Path("plots/per_class.csv"), pd.concat(by_class, names=["run"]).reset_index("run"))
@@ -65,6 +76,25 @@ def test_probabilities(path: Path, test: Split, classes: list[str]) -> tuple[Car
     normalise = Normalise(card.mean, card.std, backend.device)
     logits = predict(backend.place(model), torch.from_numpy(test.images).to(backend.device), normalise, backend)
     return card, logits.double().softmax(1).cpu().numpy()
+
+
+def compare(first: Card, second: Card, question: str, first_right: np.ndarray, second_right: np.ndarray) -> dict:
+    """What metrics/evaluation.json says of a pair of runs; metrics/README.md explains the keys."""
+    comparison = compare_on_images(first_right, second_right)
+    if question == "model":
+        subject, names = "", (first.title, second.title)
+    else:
+        subject, names = question, tuple(scientific(card.recipe["weight_decay"]) for card in (first, second))
+    return {
+        "runs": [first.run, second.run],
+        "subject": subject,
+        "names": names,
+        "difference": round(comparison.difference, 6),
+        "interval": [round(limit, 6) for limit in comparison.interval],
+        "p": float(f"{comparison.p:.3g}"),
+        "only_right": [int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())],
+        "verdict": verdict(subject, names, comparison, f"{first_right.size:,} test images"),
+    }
 
 
 if __name__ == "__main__":

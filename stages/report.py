@@ -1,75 +1,65 @@
-"""Compare the runs: write report/index.html, report/report.md and report/figures/, and print the comparison.
+"""Say what the runs show: write report/index.html, report/report.md and report/figures/, and print the findings.
 
 python -m stages.report
 """
 
 import base64
-import json
+import io
+import re
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from PIL import Image
 
-from stages import cli, figures
-from stages.core.dataset import read_info
-from stages.core.errors import UserError
+from stages import cli, figures, findings, provenance
+from stages.core.dataset import DatasetInfo, read_info, read_split
 from stages.files import replacing, write_text
+from stages.params import load_params
+from stages.results import Run, read_runs, read_study
+from stages.wording import duration, percent
 
 REPORT = Path("report")
 BASELINE, REFERENCE, ABLATION = "cnn", "resnet", "resnet_ablation"
-
-# What is read of each file
-EVALUATION = ["model", "accuracy", "loss", "calibration_error"]
-METRICS = [
-    "best_test_accuracy", "best_epoch", "final_test_accuracy", "generalization_gap",
-    "parameters", "epochs", "weight_decay",
-]  # fmt: skip
-TIMING = ["train_seconds", "images_per_second", "device", "precision", "compiled", "torch", "python"]
-HISTORY = ["epoch", "test_accuracy", "generalization_gap"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that was measured of one run."""
-
-    name: str
-    colour: str
-    metrics: dict  # metrics/train/RUN.json
-    timing: dict  # metrics/timing/RUN.json
-    evaluation: dict  # the run's part of metrics/evaluation.json
-    history: pd.DataFrame  # plots/history/RUN.csv
-
-    @property
-    def model(self) -> str:
-        return self.evaluation["model"]
-
-    @property
-    def decay(self) -> str:
-        return f"{self.metrics['weight_decay']:g}"
-
-    def curve(self, label: str) -> figures.Curve:
-        return figures.Curve(label, self.colour, self.history)
+GALLERY = 12  # images
 
 
 def main(args: Namespace) -> None:
-    runs = read_runs()
-    baseline, reference, ablation = runs[BASELINE], runs[REFERENCE], runs[ABLATION]
-    pictures = {
-        "comparison.png": figures.comparison(
-            [run.curve(f"{run.model}, {run.metrics['epochs']} epochs") for run in (baseline, reference)]
-        ),
-        "ablation.png": figures.ablation([run.curve(f"{run.name}, WD {run.decay}") for run in (reference, ablation)]),
+    params = load_params()
+    info = read_info(Path("data"))
+    runs, pairs = read_runs([BASELINE, REFERENCE, ABLATION])
+    study, foreign_study = read_study(runs, params.seed)
+    charts = {
+        "accuracy": (figures.accuracy, runs),
+        "loss": (figures.loss, runs),
+        "generalisation_gap": (figures.gap, runs),
+        "learning_rate": (figures.learning_rate, runs),
+        "per_class": (figures.per_class, runs),
+        **{f"reliability_{run.name}": (figures.reliability, run, figures.colours(runs)[run.name]) for run in runs},
     }
-    findings = {
-        "data": read_info(Path("data")),
-        "runs": list(runs.values()),
-        "verdicts": verdicts(baseline, reference, ablation),
-        "comparison": comparison_table(baseline, reference),
-        "ablation": ablation_table(reference, ablation),
-        "evaluation": evaluation_table(runs),
+    if study is not None:
+        charts["seeds"] = (figures.seeds, study["accuracy"], runs)
+    settings = provenance.flat(params.model_dump())
+    content = {
+        "data": info,
+        "runs": runs,
+        "caveats": findings.caveats(info, params, runs),
+        "answers": [findings.answer(pair, study) for pair in pairs],
+        "notes": findings.notes(params, study, foreign_study),
+        "tables": {
+            pair.subject.capitalize() or "Model comparison": findings.pair_table(pair, params.train.keep)
+            for pair in pairs
+        },
+        "study": None if study is None else findings.study_tables(study, runs, pairs),
+        "confusions": {run.name: findings.confusion(run, info.classes) for run in runs},
+        "per_class": findings.per_class_table(runs),
+        "params": settings,
+        "revision": provenance.revision(),
+        "changed": provenance.code_is_changed(),
+        "repeat": provenance.repeat(settings),
     }
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -77,127 +67,67 @@ def main(args: Namespace) -> None:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    embedded = {name: base64.b64encode(png).decode() for name, png in pictures.items()}
-    page = templates.get_template("index.html.j2").render(findings, pictures=embedded)
-    text = templates.get_template("report.md.j2").render(findings)
+    templates.filters |= {"duration": duration, "percent": percent, "code": backticks_to_code, "markdown": markdown}
+    page = templates.get_template("index.html.j2").render(
+        content,
+        charts={name: figures.svg(name, *chart) for name, chart in charts.items()},
+        colours=list(figures.COLOURS.items()),
+        galleries=galleries(pairs[0].first, pairs[0].second, info),
+    )
+    text = templates.get_template("report.md.j2").render(content, charts=list(charts))
 
-    for name, png in pictures.items():
-        with replacing(REPORT / "figures" / name, "wb") as file:
-            file.write(png)
+    for name, chart in charts.items():
+        with replacing(REPORT / "figures" / f"{name}.png", "wb") as file:
+            file.write(figures.png(*chart))
     write_text(REPORT / "index.html", page)
     write_text(REPORT / "report.md", text)
-    for table in ("comparison", "ablation"):
-        print(findings[table].to_string(index=False), end="\n\n")
-    print(*findings["verdicts"], f"Report: {REPORT / 'index.html'}", sep="\n")
+    print(findings.run_table(runs).to_string(index=False), end="\n\n")
+    for answer in content["answers"]:
+        print(answer["verdict"] + ".", *answer["facts"], sep="\n  ")
+    print(*content["notes"], f"Report: {REPORT / 'index.html'}", sep="\n")
 
 
-def read_runs() -> dict[str, Run]:
-    """The runs that were evaluated, by name, the three that the report compares first."""
-    path = Path("metrics/evaluation.json")
-    evaluations = read_json(path, [BASELINE, REFERENCE, ABLATION])
-    runs = {}
-    for name in dict.fromkeys((BASELINE, REFERENCE, ABLATION, *evaluations)):
-        evaluation = has(path, evaluations[name], EVALUATION)
-        metrics = read_json(Path(f"metrics/train/{name}.json"), METRICS)
-        timing = read_json(Path(f"metrics/timing/{name}.json"), TIMING)
-        history = read_csv(Path(f"plots/history/{name}.csv"))
-        colour = figures.COLOURS[len(runs) % len(figures.COLOURS)]
-        runs[name] = Run(name, colour, metrics, timing, evaluation, history)
-    return runs
+def markdown(table: pd.DataFrame) -> str:
+    return table.to_markdown(index=table.index.name is not None, disable_numparse=True)
 
 
-def read_json(path: Path, keys: list[str]) -> dict:
-    try:
-        return has(path, json.loads(path.read_text(encoding="utf-8")), keys)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); make it with `dvc repro`") from error
+def backticks_to_code(text: str) -> Markup:
+    return Markup(re.sub(r"`(.*?)`", r"<code>\1</code>", str(escape(text))))
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return has(path, pd.read_csv(path), HISTORY)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); make it with `dvc repro`") from error
+def galleries(first: Run, second: Run, info: DatasetInfo) -> list[dict]:
+    """The test images that the better of two runs has wrong with most confidence, and those on which the two differ
+    with most confidence of both."""
+    better, other = sorted((first, second), key=lambda run: -run.evaluation["accuracy"])
+    images = read_split(Path("data"), "test", info).images
+    one, two = better.predictions, other.predictions
+    mistakes = one[one.predicted != one.actual].sort_values("confidence", ascending=False, kind="stable")
+    differing = one[one.predicted != two.predicted]
+    by_both = np.minimum(one.confidence, two.confidence)[differing.index].sort_values(ascending=False, kind="stable")
 
+    def picture(index: int, lines: list[str]) -> dict:
+        file = io.BytesIO()
+        Image.fromarray(images[index]).save(file, format="PNG", optimize=True)
+        return {"png": base64.b64encode(file.getvalue()).decode(), "actual": one.actual[index], "lines": lines}
 
-def has(path: Path, value: Any, keys: list[str]) -> Any:
-    """The value itself, when it is a mapping or table that has all of the keys."""
-    missing = [key for key in keys if not isinstance(value, dict | pd.DataFrame) or key not in value]
-    if missing:
-        raise UserError(f"{path}: {', '.join(missing)} not in it; make it with `dvc repro`")
-    return value
+    def says(run: Run, index: int, who: str) -> str:
+        return f"{who}{run.predictions.predicted[index]}, {run.predictions.confidence[index]:.1%}"
 
-
-def verdicts(baseline: Run, reference: Run, ablation: Run) -> list[str]:
-    """The answers to the two questions, by best test accuracy."""
-    gain = points(reference, baseline)
-    difference = points(reference, ablation)
-    if reference.decay == ablation.decay:
-        better = f"Both ResNets have weight decay {reference.decay}: nothing to compare."
-    elif difference == 0:
-        better = f"Weight decay {reference.decay} and {ablation.decay} reach the same test accuracy."
-    else:
-        decay = reference.decay if difference > 0 else ablation.decay
-        better = f"Better weight decay: {decay}, by {abs(difference):.2f} points."
-    return [f"{reference.model} against {baseline.model}: {gain:+.2f} points of test accuracy.", better]
-
-
-def points(one: Run, other: Run) -> float:
-    """Difference of the best test accuracies in percentage points."""
-    return 100 * (one.metrics["best_test_accuracy"] - other.metrics["best_test_accuracy"])
-
-
-def comparison_table(baseline: Run, reference: Run) -> pd.DataFrame:
-    columns = {
-        run.model: [
-            f"{run.metrics['parameters']:,}",
-            f"{run.metrics['epochs']}",
-            f"{run.metrics['best_test_accuracy']:.2%}",
-            duration(run.timing["train_seconds"]),
-        ]
-        for run in (baseline, reference)
-    }
-    improvement = ["", "", f"{points(reference, baseline):+.2f} points", ""]
-    metrics = ["Parameters", "Training epochs", "Best test accuracy", "Training time"]
-    return pd.DataFrame({"Metric": metrics, **columns, "Improvement": improvement})
-
-
-def ablation_table(reference: Run, ablation: Run) -> pd.DataFrame:
-    rows = [
+    return [
         {
-            "Run": run.name,
-            "Weight decay": run.decay,
-            "Best test accuracy": f"{run.metrics['best_test_accuracy']:.2%}",
-            "Difference": f"{points(run, reference):+.2f} points" if run is ablation else "",
-            "Final generalisation gap": f"{100 * run.metrics['generalization_gap']:z.2f} points",
-            "Training time": duration(run.timing["train_seconds"]),
-        }
-        for run in (reference, ablation)
-    ]
-    return pd.DataFrame(rows)
-
-
-def evaluation_table(runs: dict[str, Run]) -> pd.DataFrame:
-    rows = [
+            "title": f"What {better.architecture} gets wrong with most confidence",
+            "count": len(mistakes),
+            "pictures": [picture(index, [says(better, index, "taken for ")]) for index in mistakes.index[:GALLERY]],
+        },
         {
-            "Run": run.name,
-            "Model": run.model,
-            "Accuracy": f"{run.evaluation['accuracy']:.2%}",
-            "Loss": f"{run.evaluation['loss']:.4f}",
-            "Calibration error": f"{run.evaluation['calibration_error']:.2%}",
-            "Best epoch": run.metrics["best_epoch"],
-            "Last epoch's accuracy": f"{run.metrics['final_test_accuracy']:.2%}",
-        }
-        for run in runs.values()
+            "title": f"What {better.architecture} and {other.architecture} disagree on with most confidence",
+            "count": len(differing),
+            "pictures": [
+                picture(index, [says(run, index, f"{run.architecture}: ") for run in (better, other)])
+                for index in by_both.index[:GALLERY]
+            ],
+        },
     ]
-    return pd.DataFrame(rows)
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {seconds:02} s"
 
 
 if __name__ == "__main__":

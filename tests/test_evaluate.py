@@ -14,8 +14,9 @@ from stages.core.weights import Card, to_bytes
 CLASSES = ["cat", "dog", "frog"]
 
 
-def write_model(run: str, seed: int, classes: list[str] = CLASSES, size: int = 8) -> None:
-    card = Card(run, "simple_cnn", 64, [2, 2, 2, 2], classes, size, [0.5] * 3, [0.29] * 3, recipe={})
+def write_model(run: str, seed: int, classes: list[str] = CLASSES, size: int = 8, decay: float = 5e-4) -> None:
+    recipe = {"weight_decay": decay}
+    card = Card(run, "simple_cnn", 64, [2, 2, 2, 2], classes, size, [0.5] * 3, [0.29] * 3, recipe)
     model = build_model("simple_cnn", len(classes), 64, [2, 2, 2, 2], seed)
     Path("models").mkdir(exist_ok=True)
     Path(f"models/{run}.safetensors").write_bytes(to_bytes(card, model.state_dict()))
@@ -60,9 +61,10 @@ def test_every_model_is_tested_into_the_files_of_the_contract(labels):
         "plots/predictions/two.csv",
     ]
     summaries = json.loads(Path("metrics/evaluation.json").read_text())
+    assert summaries.pop("comparisons") == []
     assert list(summaries) == ["one", "two"]
     for run, summary in summaries.items():
-        assert list(summary) == ["model", "accuracy", "loss", "calibration_error"]
+        assert list(summary) == ["model", "accuracy", "interval", "top2", "loss", "ece", "temperature"]
         predictions = pd.read_csv(f"plots/predictions/{run}.csv")
         assert list(predictions) == ["index", "actual", "predicted", "confidence"]
         assert predictions["index"].tolist() == list(range(30))
@@ -81,6 +83,25 @@ def test_tables_have_a_row_a_run_and_class_or_bin(labels):
     calibration = pd.read_csv("plots/calibration.csv")
     assert list(calibration) == ["run", "lower", "upper", "images", "confidence", "accuracy"]
     assert calibration.groupby("run")["images"].sum().to_dict() == {"one": 30, "two": 30}
+
+
+def test_the_pairs_of_the_experiment_are_compared_image_by_image(labels):
+    for seed, (run, decay) in enumerate({"cnn": 5e-4, "resnet": 5e-4, "resnet_ablation": 1e-4}.items()):
+        write_model(run, seed, decay=decay)
+    evaluate.main(Namespace())
+    correct = {}
+    for run in ("cnn", "resnet", "resnet_ablation"):
+        table = pd.read_csv(f"plots/predictions/{run}.csv")
+        correct[run] = (table.actual == table.predicted).to_numpy()
+    comparisons = json.loads(Path("metrics/evaluation.json").read_text())["comparisons"]
+    assert [comparison["runs"] for comparison in comparisons] == [["resnet", "cnn"], ["resnet", "resnet_ablation"]]
+    assert [comparison["names"] for comparison in comparisons] == [["Simple CNN", "Simple CNN"], ["5e-4", "1e-4"]]
+    for comparison in comparisons:
+        first, second = (correct[run] for run in comparison["runs"])
+        assert comparison["difference"] == pytest.approx(first.mean() - second.mean(), abs=1e-6)
+        assert comparison["only_right"] == [sum(first > second), sum(first < second)]
+        assert comparison["interval"][0] <= comparison["difference"] <= comparison["interval"][1]
+    assert comparisons[1]["verdict"].startswith("Weight decay ")
 
 
 def test_without_a_model_it_says_so(labels):

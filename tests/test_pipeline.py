@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
@@ -29,8 +30,10 @@ OUTPUTS = [
     "metrics/evaluation.json",
     "plots/calibration.csv",
     "plots/per_class.csv",
-    "report/figures/ablation.png",
-    "report/figures/comparison.png",
+    *(
+        f"report/figures/{name}.png"
+        for name in ("accuracy", "generalisation_gap", "learning_rate", "loss", "per_class")
+    ),
     "report/index.html",
     "report/report.md",
     *(
@@ -42,6 +45,7 @@ OUTPUTS = [
             f"models/{run}.safetensors",
             f"plots/history/{run}.csv",
             f"plots/predictions/{run}.csv",
+            f"report/figures/reliability_{run}.png",
         )
     ),
 ]
@@ -80,10 +84,10 @@ class Clone:
         self.run("git", "commit", "--quiet", "--message", message)
 
     def results(self) -> dict[str, bytes]:
-        """What invariant 1 promises to be the same in each run: all outputs, less the times and speeds among them."""
+        """What invariant 1 promises to be the same in each run: all outputs, less times, speeds and git revision."""
         contents = {name: (self.folder / name).read_bytes() for name in OUTPUTS if "timing" not in name}
         del contents["report/index.html"]  # holds what report.md does, and pictures
-        times = rb"[\d.,]+ (s|images/s|min [\d.]+ s)\b"
+        times = rb"[\d.,]+ (s|images/s|min [\d.]+ s)\b|Git revision `\w+`|git checkout \w+"
         contents["report/report.md"] = re.sub(times, b"", re.sub(rb" +|-+", b" ", contents["report/report.md"]))
         return contents
 
@@ -134,7 +138,7 @@ def test_a_run_writes_exactly_the_files_of_the_contract(clone):
         str(path.relative_to(clone.folder))
         for name in ("data", "metrics", "models", "plots", "report")
         for path in (clone.folder / name).rglob("*")
-        if path.is_file() and path.name not in ("README.md", ".gitignore")
+        if path.is_file() and path.name not in ("README.md", ".gitignore", "seeds.csv")
     }
     assert written == set(OUTPUTS)
 
@@ -145,6 +149,7 @@ def test_large_outputs_are_left_to_dvc_and_small_ones_to_git(clone):
     assert {name for name in OUTPUTS if not name.startswith(large)} | {
         "metrics/README.md",
         "plots/README.md",
+        "plots/seeds.csv",
     } == tracked
 
 
@@ -189,6 +194,33 @@ def test_experiments_can_be_listed(clone):
     table = clone.dvc("exp", "show", "--csv")
     assert "train.weight_decay" in table.splitlines()[0]
     assert "1e-05" in table
+
+
+def test_a_study_collects_the_experiments_that_differ_in_the_seed_alone(tmp_path):
+    clone = Clone(tmp_path / "clone")
+    with pytest.raises(AssertionError, match=r"seeds: dvc\.lock: missing"):
+        clone.run("python", "-m", "stages.seeds")
+    accuracies = []
+    for settings in (["seed=7"], ["seed=7", "train.momentum=0.5"], ["seed=9"]):
+        clone.run("git", "restore", "params.yaml")
+        clone.experiment(*SMALL, *settings)
+        accuracies.append(json.loads((clone.folder / "metrics/evaluation.json").read_text())["cnn"]["accuracy"])
+    assert "2 seeds of this experiment" in clone.run("python", "-m", "stages.seeds")
+    study = pd.read_csv(clone.folder / "plots/seeds.csv")
+    assert study["seed"].tolist() == [7] * 3 + [9] * 3
+    assert study[study.run == "cnn"]["accuracy"].tolist() == accuracies[::2]
+    assert stages_run(clone.dvc("repro")) == ["report"]
+    assert "Over 2 seeds" in (clone.folder / "report/report.md").read_text()
+
+
+@pytest.mark.slow
+def test_make_seeds_queues_the_experiments_and_reports_them(tmp_path):
+    clone = Clone(tmp_path / "clone")
+    clone.experiment(*SMALL)
+    (clone.folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    clone.run("make", "--assume-old=.venv/installed", "seeds", "N=3")
+    assert pd.read_csv(clone.folder / "plots/seeds.csv")["seed"].unique().tolist() == [42, 43, 44]
+    assert "Over 3 seeds" in (clone.folder / "report/report.md").read_text()
 
 
 def test_plots_show_draws_the_runs_in_every_curve_and_each_confusion_matrix(clone):

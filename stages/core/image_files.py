@@ -51,8 +51,9 @@ def read_image_files(path: Path, image_size: int) -> Source:
     for file in files:
         of_class = found[file.split].setdefault(file.label, [])
         if file.name:  # an entry without one is the folder of the class
-            of_class.append((file.name, decode(file, image_size)))
-            contents.update(f"{file.split}/{file.label}/{file.name}\0".encode("utf-8", "surrogateescape"))
+            where = f"{file.split}/{file.label}/{file.name}"
+            of_class.append((file.name, decode(file.content, image_size, where)))
+            contents.update(f"{where}\0".encode("utf-8", "surrogateescape"))
             contents.update(hashlib.sha256(file.content).digest())
     classes = _common_classes(path, found)
 
@@ -132,11 +133,14 @@ def _common_classes(path: Path, found: dict[str, dict[str, list]]) -> list[str]:
     return sorted(found["train"])
 
 
-def decode(file: ImageFile, size: int) -> np.ndarray:
-    """The image as size×size×3 uint8."""
-    where = f"{file.split}/{file.label}/{file.name}"
+def decode(content: bytes, size: int, where: str) -> np.ndarray:
+    """The content of an image file as size×size×3 uint8.
+
+    Raises:
+        UserError: it is no image that can be read as one; the message begins with `where`.
+    """
     try:
-        with Image.open(io.BytesIO(file.content)) as image:
+        with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{where}: {image.width}×{image.height} pixels are more than the {MAX_PIXELS:,} allowed"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from stages.core.errors import UserError
-from stages.core.image_files import ImageFile, decode, read_image_files
+from stages.core.image_files import decode, read_image_files
 
 FILES = [
     f"{split}/{label}/{number}.png"
@@ -206,7 +206,7 @@ def test_a_file_that_is_no_tar_is_named(tmp_path, content):
 
 
 def decoded(image: Image.Image, size: int, format: str = "PNG", **options) -> np.ndarray:
-    return decode(ImageFile("train", "cat", "x", encoded(image, format, **options)), size)
+    return decode(encoded(image, format, **options), size, "train/cat/x")
 
 
 def flat(mode: str, colour) -> Image.Image:
@@ -265,7 +265,7 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded():
     header = bytearray(encoded(picture(1), "BMP"))
     header[18:26] = (60_000).to_bytes(4, "little") * 2
     with pytest.raises(UserError, match="train/cat/x: "):
-        decode(ImageFile("train", "cat", "x", bytes(header)), 8)
+        decode(bytes(header), 8, "train/cat/x")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -281,7 +281,7 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded():
 def test_any_bytes_end_in_an_image_or_in_one_clear_line(start, place, noise):
     cut = int(place * len(start))
     try:
-        array = decode(ImageFile("train", "cat", "x", start[:cut] + noise + start[cut + len(noise) :]), 8)
+        array = decode(start[:cut] + noise + start[cut + len(noise) :], 8, "train/cat/x")
     except UserError as error:
         outcome = str(error).partition(": ")[0]
     else:

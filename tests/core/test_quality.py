@@ -2,9 +2,17 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, precision_score, recall_score
+from scipy.special import softmax
+from sklearn.metrics import f1_score, log_loss, precision_score, recall_score, top_k_accuracy_score
 
-from stages.core.quality import calibration, expected_calibration_error, per_class, summary
+from stages.core.quality import (
+    calibrating_temperature,
+    calibration,
+    expected_calibration_error,
+    per_class,
+    summary,
+    top_k_accuracy,
+)
 
 
 def test_per_class_figures_by_hand_with_a_class_never_predicted():
@@ -40,6 +48,44 @@ def test_confidences_fall_into_fifteen_bins_closed_above():
 def test_a_summary_by_hand():
     probabilities = np.array([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25], [0.6, 0.3, 0.1]])
     figures = summary(np.array([0, 1, 2]), probabilities)
+    assert list(figures) == ["accuracy", "interval", "top2", "loss", "ece", "temperature"]
     assert figures["accuracy"] == 0.666667
+    assert figures["top2"] == 0.666667
     assert figures["loss"] == pytest.approx(-(math.log(0.7) + math.log(0.5) + math.log(0.1)) / 3, abs=1e-6)
-    assert figures["calibration_error"] == pytest.approx((0.3 + 0.5 + 0.6) / 3, abs=1e-6)
+    assert figures["ece"] == pytest.approx((0.3 + 0.5 + 0.6) / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_top_k_accuracy_is_scikit_learns(k):
+    random = np.random.default_rng(0)
+    actual, probabilities = random.integers(0, 5, 500), random.dirichlet(np.ones(5), 500)
+    assert top_k_accuracy(actual, probabilities, k) == top_k_accuracy_score(actual, probabilities, k=k)
+
+
+def test_of_two_classes_the_second_likeliest_is_always_right():
+    assert top_k_accuracy(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), 2) == 1
+
+
+def test_the_calibrating_temperature_by_hand():
+    """A model always 90 % sure (a logit of 2 log 3) and right three times in four (log 3) is twice too sure."""
+    probabilities = np.tile([0.9, 0.1], (8, 1))
+    assert calibrating_temperature(np.array([0] * 6 + [1] * 2), probabilities) == pytest.approx(2, abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_no_other_temperature_gives_a_lower_loss(temperature):
+    random = np.random.default_rng(0)
+    logits = 2 * random.standard_normal((20_000, 5))
+    actual = np.array([random.choice(5, p=row) for row in softmax(logits / temperature, axis=1)])
+    best = calibrating_temperature(actual, softmax(logits, axis=1))
+    assert best == pytest.approx(temperature, rel=0.05)
+    losses = [log_loss(actual, softmax(logits / (best * factor), axis=1)) for factor in (0.98, 1, 1.02)]
+    assert min(losses) == losses[1]
+
+
+def test_a_model_that_is_always_right_has_no_calibrating_temperature():
+    assert calibrating_temperature(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])) is None
+
+
+def test_a_class_that_a_model_holds_impossible_costs_no_warning_in_the_temperature():
+    assert calibrating_temperature(np.array([0, 1, 1]), np.array([[1, 0], [0, 1], [1, 0.0]])) > 10
