@@ -19,11 +19,12 @@ class Checkpoint:
 
     Args:
         path: where it lies: outside of DVC's outputs, which DVC removes before it starts a stage.
-        fingerprint: all that the bytes of the result follow from; a state with another one is not gone on with.
+        fingerprint: what the result follows from; a state with another one is not gone on with.
+        workers: how many of what train; a state of others is gone on with, but ends in other last digits.
     """
 
-    def __init__(self, path: Path, fingerprint: dict[str, str]):
-        self.path, self.fingerprint = path, fingerprint
+    def __init__(self, path: Path, fingerprint: dict[str, str], workers: str):
+        self.path, self.fingerprint, self.workers = path, fingerprint, workers
         self.copies: dict[str, Tensor] = {}
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.writing: Future | None = None
@@ -43,6 +44,11 @@ class Checkpoint:
         if changed:
             print(f"{self.path}: starting anew, because this interrupted training had other {' and '.join(changed)}")
             return None
+        if found["workers"] != self.workers:
+            print(
+                f"{self.path}: trained on {found['workers']} so far, now on {self.workers}: the result will differ in "
+                "its last digits from one of a single kind"
+            )
         return State(
             [Epoch(**epoch) for epoch in found["history"]],
             {name.removeprefix("step."): tensor for name, tensor in tensors.items() if name.startswith("step.")},
@@ -68,6 +74,7 @@ class Checkpoint:
             torch.cuda.synchronize()
         described = {
             "fingerprint": self.fingerprint,
+            "workers": self.workers,
             "history": [asdict(epoch) for epoch in state.history],
             "seconds": state.seconds,
             "training_seconds": state.training_seconds,

@@ -41,6 +41,7 @@ class Train(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16"]
     compile: Literal["auto", True, False]
     keep: Literal["best", "last"]
+    sync_batchnorm: bool
 
 
 class Augment(Section):

@@ -5,7 +5,6 @@ python -m stages.train resnet --model resnet18 --epochs 100 --weight-decay 0.000
 
 import hashlib
 import json
-import os
 import platform
 import sys
 import time
@@ -24,6 +23,7 @@ from stages.core.dataset import Split, read_info, read_split
 from stages.core.device import Backend, choose_backend, training_flops
 from stages.core.errors import UserError
 from stages.core.models import MODELS, build_model, count_parameters
+from stages.core.processes import Processes, is_lost_connection, join_processes, leave_processes
 from stages.core.training import Epoch, Recipe, State, Trained, train
 from stages.core.weights import Card, to_bytes
 from stages.files import replacing, write_csv, write_json
@@ -33,8 +33,6 @@ DATA = Path("data")
 
 
 def main(args: Namespace) -> None:
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError(f"launcher: started {os.environ['WORLD_SIZE']} processes; a training is one")
     arguments = {name: value for name, value in vars(args).items() if name in Run.model_fields}
     check(Run, arguments, "command line")
     params = load_params()
@@ -55,33 +53,63 @@ def main(args: Namespace) -> None:
     )
     model = build_model(card.model, len(card.classes), card.base_channels, card.blocks, recipe.seed)
     flops = training_flops(model, info.image_size, recipe.epochs * len(train_split.labels))
-    backend = choose_backend(params.train.precision, params.train.compile, flops)
-    print(f"{args.run}: {card.title}, {count_parameters(model):,} parameters, on {backend}")
+    processes = join_processes()
+    check_processes(params, processes)
+    backend = choose_backend(params.train.precision, params.train.compile, flops, processes)
+    is_first = processes.rank == 0
+    if is_first:
+        print(f"{args.run}: {card.title}, {count_parameters(model):,} parameters, on {backend}")
 
     origin = fingerprint(card, backend, train_split, test_split)
-    checkpoint = Checkpoint(Path(f".cache/training/{args.run}.safetensors"), origin)
-    state = checkpoint.load()
-    if state:
+    checkpoint = Checkpoint(Path(f".cache/training/{args.run}.safetensors"), origin, backend.device_name)
+    state = processes.from_first(checkpoint.load() if is_first else None)
+    if state and is_first:
         print(f"{args.run}: going on after epoch {len(state.history)}, the last that an interrupted training finished")
-    progress = Progress(args.run, recipe.epochs, len(state.history) if state else 0, len(train_split.labels), backend)
+    finished = len(state.history) if state else 0
+    progress = Progress(args.run, recipe.epochs, finished, len(train_split.labels), backend, silent=not is_first)
 
     def on_epoch(state: State) -> None:
-        checkpoint.save(state)
-        progress.epoch(state.history[-1])
+        if is_first:
+            checkpoint.save(state)
+            progress.epoch(state.history[-1])
 
     normalisation = info.mean, info.std
     try:
         trained = train(model, train_split, test_split, normalisation, recipe, backend, state, progress.batch, on_epoch)
+        model_file = to_bytes(card, trained.weights)
+        processes.check_alike(sha256(model_file))
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"{backend.device_name} ran out of memory at train.batch_size = {recipe.batch_size}; make it smaller"
-        ) from error
+        raise explained(error, recipe, backend) from error
     finally:
         progress.close()
-    write_results(card, trained, count_parameters(model), backend)
-    checkpoint.remove()
+    if is_first:
+        write_results(card, trained, model_file, count_parameters(model), backend)
+        checkpoint.remove()
+    leave_processes()
+
+
+def check_processes(params: Params, processes: Processes) -> None:
+    if params.train.batch_size < processes.count:
+        raise UserError(
+            f"train.batch_size = {params.train.batch_size}: a batch of all {processes.count} processes together; "
+            "make it larger or start fewer"
+        )
+    if params.train.sync_batchnorm and processes.count > 1 and not torch.cuda.is_available():
+        raise UserError("train.sync_batchnorm = True: several processes can do this on GPUs alone; make it false")
+
+
+def explained(error: RuntimeError, recipe: Recipe, backend: Backend) -> Exception:
+    """The error as a UserError where it is one, else itself."""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return UserError(
+            f"{backend.device_name} ran out of memory at train.batch_size = {recipe.batch_size}; make it smaller"
+        )
+    if backend.processes.count > 1 and is_lost_connection(error):
+        return UserError(
+            f"another of the {backend.processes.count} processes ended, and with it this training; see what it said, "
+            "and run this again to go on after the last finished epoch"
+        )
+    return error
 
 
 def read_recipe(params: Params, args: Namespace) -> Recipe:
@@ -96,11 +124,12 @@ def read_recipe(params: Params, args: Namespace) -> Recipe:
         crop_padding=params.augment.crop_padding,
         flip=params.augment.flip,
         keep=params.train.keep,
+        sync_batchnorm=params.train.sync_batchnorm,
     )
 
 
 def fingerprint(card: Card, backend: Backend, *splits: Split) -> dict[str, str]:
-    """All that the bytes of a training follow from."""
+    """What the bytes of a training follow from, but for the number of threads and processes."""
     loaded = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("stages."))
     modules = sorted({__file__, *filter(None, loaded)})
     return {
@@ -108,7 +137,7 @@ def fingerprint(card: Card, backend: Backend, *splits: Split) -> dict[str, str]:
         "data": sha256(*(array for split in splits for array in split)),
         "code": sha256(*(Path(module).read_bytes() for module in modules)),
         "torch": torch.__version__,
-        "device": str(backend),
+        "device": backend.kind,
     }
 
 
@@ -119,7 +148,7 @@ def sha256(*contents: bytes | np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def write_results(card: Card, trained: Trained, parameters: int, backend: Backend) -> None:
+def write_results(card: Card, trained: Trained, model_file: bytes, parameters: int, backend: Backend) -> None:
     best, final = trained.best, trained.history[-1]
     metrics = {
         "best_test_accuracy": best.test_accuracy,
@@ -143,7 +172,7 @@ def write_results(card: Card, trained: Trained, parameters: int, backend: Backen
         "python": platform.python_version(),
     }
     with replacing(Path(f"models/{card.run}.safetensors"), "wb") as file:
-        file.write(to_bytes(card, trained.weights))
+        file.write(model_file)
     write_json(Path(f"metrics/train/{card.run}.json"), {key: round(value, 6) for key, value in metrics.items()})
     write_json(Path(f"metrics/timing/{card.run}.json"), timing)
     write_csv(Path(f"plots/history/{card.run}.csv"), pd.DataFrame(trained.history))
@@ -155,13 +184,14 @@ class Progress:
     SETTLED = 10  # seconds after which the speed so far tells how long the run takes
     LONG = 3600  # seconds
 
-    def __init__(self, run: str, epochs: int, finished: int, images: int, backend: Backend):
+    def __init__(self, run: str, epochs: int, finished: int, images: int, backend: Backend, silent: bool = False):
         self.run, self.epochs, self.to_do = run, epochs, (epochs - finished) * images
         total, initial = epochs * images, finished * images
-        self.bar = tqdm(total=total, initial=initial, desc=run, unit=" images", unit_scale=True, disable=None)
+        disable = True if silent else None  # None: where there is no terminal
+        self.bar = tqdm(total=total, initial=initial, desc=run, unit=" images", unit_scale=True, disable=disable)
         self.began: float | None = None  # when the first batch was done, which pays for starting up
         self.done = 0  # images since then
-        self.announced = backend.device.type != "cpu"
+        self.announced = silent or backend.device.type != "cpu"
 
     def batch(self, images: int) -> None:
         self.bar.update(images)

@@ -24,7 +24,7 @@ def path(tmp_path) -> Path:
 
 @pytest.fixture
 def saved(path) -> Path:
-    checkpoint = Checkpoint(path, FINGERPRINT)
+    checkpoint = Checkpoint(path, FINGERPRINT, "CPU, 2 threads")
     checkpoint.save(some_state())
     checkpoint.save(some_state())  # which waits for the first
     checkpoint.writer.shutdown()
@@ -36,7 +36,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_what_is_loaded_is_what_was_saved(saved):
-    loaded, expected = Checkpoint(saved, FINGERPRINT).load(), some_state()
+    loaded, expected = Checkpoint(saved, FINGERPRINT, "CPU, 2 threads").load(), some_state()
     assert loaded.history == expected.history
     assert same(loaded.tensors, expected.tensors)
     assert same(loaded.best_weights, expected.best_weights)
@@ -45,29 +45,38 @@ def test_what_is_loaded_is_what_was_saved(saved):
 
 
 def test_without_an_interrupted_training_there_is_nothing_to_load_or_say(path, capsys):
-    assert Checkpoint(path, FINGERPRINT).load() is None
+    assert Checkpoint(path, FINGERPRINT, "CPU, 2 threads").load() is None
     assert capsys.readouterr().out == ""
 
 
 def test_a_saved_state_no_longer_follows_its_tensors(path):
-    checkpoint, state = Checkpoint(path, FINGERPRINT), some_state()
+    checkpoint, state = Checkpoint(path, FINGERPRINT, "CPU, 2 threads"), some_state()
     checkpoint.save(state)
     state.tensors["model.conv.weight"].zero_()
     checkpoint.writer.shutdown()
-    assert same(Checkpoint(path, FINGERPRINT).load().tensors, some_state().tensors)
+    assert same(Checkpoint(path, FINGERPRINT, "CPU, 2 threads").load().tensors, some_state().tensors)
 
 
 @pytest.mark.parametrize("what", FINGERPRINT)
 def test_the_state_of_another_training_is_not_used_and_a_line_says_why(saved, capsys, what):
-    assert Checkpoint(saved, FINGERPRINT | {what: "other"}).load() is None
+    assert Checkpoint(saved, FINGERPRINT | {what: "other"}, "CPU, 2 threads").load() is None
     line = f"{saved}: starting anew, because this interrupted training had other {what}\n"
     assert capsys.readouterr().out == line
+
+
+def test_the_state_of_other_workers_is_used_and_a_line_says_so(saved, capsys):
+    loaded = Checkpoint(saved, FINGERPRINT, "2 × CPU, 1 thread").load()
+    assert same(loaded.tensors, some_state().tensors)
+    assert capsys.readouterr().out == (
+        f"{saved}: trained on CPU, 2 threads so far, now on 2 × CPU, 1 thread: the result will differ in its last "
+        "digits from one of a single kind\n"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", None])
 def test_an_unreadable_state_is_not_used_and_a_line_says_so(saved, capsys, content):
     saved.write_bytes(saved.read_bytes()[:-100] if content is None else content)
-    assert Checkpoint(saved, FINGERPRINT).load() is None
+    assert Checkpoint(saved, FINGERPRINT, "CPU, 2 threads").load() is None
     line = capsys.readouterr().out
     assert line.startswith(f"{saved}: starting anew, because this state of an interrupted training cannot be read")
     assert line.count("\n") == 1
@@ -75,14 +84,14 @@ def test_an_unreadable_state_is_not_used_and_a_line_says_so(saved, capsys, conte
 
 def test_a_state_that_cannot_be_written_is_an_error_at_the_next_epoch(tmp_path):
     (tmp_path / "file").touch()
-    checkpoint = Checkpoint(tmp_path / "file" / "resnet.safetensors", FINGERPRINT)
+    checkpoint = Checkpoint(tmp_path / "file" / "resnet.safetensors", FINGERPRINT, "CPU, 2 threads")
     checkpoint.save(some_state())
     with pytest.raises(OSError, match="file"):
         checkpoint.save(some_state())
 
 
 def test_a_state_is_gone_when_it_is_removed(saved):
-    checkpoint = Checkpoint(saved, FINGERPRINT)
+    checkpoint = Checkpoint(saved, FINGERPRINT, "CPU, 2 threads")
     checkpoint.save(some_state())
     checkpoint.remove()
     assert not list(saved.parent.iterdir())

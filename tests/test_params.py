@@ -45,6 +45,7 @@ def test_the_defaults_are_the_notebooks_experiment():
             "precision": "auto",
             "compile": "auto",
             "keep": "best",
+            "sync_batchnorm": False,
         },
         "augment": {"crop_padding": 4, "flip": True},
         "cnn": {"epochs": 50},

@@ -1,15 +1,18 @@
 """The real dvc on a clone of this repository in a temporary folder, with data and models small enough for a test."""
 
+import copy
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from moto.server import ThreadedMotoServer
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -221,6 +224,41 @@ def test_make_seeds_queues_the_experiments_and_reports_them(tmp_path):
     clone.run("make", "--assume-old=.venv/installed", "seeds", "N=3")
     assert pd.read_csv(clone.folder / "plots/seeds.csv")["seed"].unique().tolist() == [42, 43, 44]
     assert "Over 3 seeds" in (clone.folder / "report/report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """The address of an S3 of our own with the bucket `experiments`."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    request = urllib.request.Request(f"{address}/experiments", method="PUT")
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+    yield address
+    server.stop()
+
+
+@pytest.mark.parametrize("storage", ["folder", "s3"])
+def test_a_second_clone_pulls_everything_and_trains_nothing(tmp_path, request, storage):
+    credentials = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "NO_PROXY": "127.0.0.1"}
+    first = Clone(tmp_path / "first", **credentials)
+    first.experiment(*SMALL)
+    if storage == "folder":
+        first.dvc("remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    else:
+        first.dvc("remote", "add", "--default", "storage", "s3://experiments/cifar10")
+        first.dvc("remote", "modify", "storage", "endpointurl", request.getfixturevalue("s3_server"))
+    first.commit("small experiment")
+    first.dvc("push")
+
+    first.run("git", "clone", "--quiet", str(first.folder), str(tmp_path / "second"))
+    second = copy.copy(first)
+    second.folder = tmp_path / "second"
+    assert not (second.folder / "models").exists()
+    second.dvc("pull")
+    assert second.results() == first.results()
+    assert json.loads(second.dvc("status", "--json")) == {}
+    assert stages_run(second.dvc("repro")) == []
 
 
 def test_plots_show_draws_the_runs_in_every_curve_and_each_confusion_matrix(clone):

@@ -2,6 +2,7 @@ import contextlib
 import csv
 import errno
 import json
+import os
 import random
 import re
 import signal
@@ -10,6 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import safetensors
 import torch
@@ -132,6 +134,7 @@ def test_the_model_file_says_how_it_was_made(workspace):
         "crop_padding": 4,
         "flip": True,
         "keep": "best",
+        "sync_batchnorm": False,
     }
 
 
@@ -153,13 +156,6 @@ def test_running_out_of_memory_names_the_batch_size_and_writes_nothing(workspace
 
     monkeypatch.setattr(train, "train", exhausted)
     with pytest.raises(UserError, match=r"ran out of memory at train\.batch_size = 16"):
-        train.main(ARGS)
-    assert outputs(workspace) == []
-
-
-def test_several_processes_are_refused(workspace, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="launcher: started 2 processes"):
         train.main(ARGS)
     assert outputs(workspace) == []
 
@@ -298,3 +294,74 @@ def test_results_that_cannot_be_written_end_in_one_line(workspace, stage):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert re.match(r"train: .*'models'", line)
+
+
+TOGETHER = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", *TRAIN)
+
+
+def kill_process(rank: int) -> bool:
+    """Kill the training process of this rank once there is a state to go on from; whether it was killed."""
+    if not STATE.exists():
+        return False
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == os.getcwd() and process.environ().get("RANK") == str(rank):
+                process.kill()
+                return True
+    return False
+
+
+def test_two_processes_train_as_one_and_one_that_dies_ends_both(workspace, stage, undisturbed):
+    done = stage(*TOGETHER)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if " on " in line] == [
+        "resnet: ResNet-4 (16 channels), 5,170 parameters, on 2 × CPU, 1 thread, fp32, not compiled"
+    ]
+    assert done.stdout.count("resnet 40/40: ") == 1
+    expected = results()
+    remove_results()
+
+    killed = False
+
+    def kill_once() -> bool:
+        nonlocal killed
+        killed = killed or kill_process(rank=1)
+        return False
+
+    stopped = stage(*TOGETHER, kill_when=kill_once)
+    assert killed
+    assert stopped.returncode != 0
+    (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("train: ")]
+    assert "another of the 2 processes ended, and with it this training" in line
+    assert results() == {}
+
+    again = stage(*TOGETHER)
+    assert "resnet: going on after epoch" in again.stdout
+    assert results() == expected
+    assert not STATE.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_training_of_two_processes_is_finished_by_one(workspace, stage, rank):
+    killed = stage(*TOGETHER, kill_when=lambda: kill_process(rank) and False)
+    assert killed.returncode != 0
+    done = stage(*TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert "trained on 2 × CPU, 1 thread so far, now on CPU, " in done.stdout
+    assert "resnet: going on after epoch" in done.stdout
+    assert len(results()) == 3
+
+
+@pytest.mark.parametrize(
+    ("param", "value", "message"),
+    [("batch_size", 1, "train.batch_size = 1: a batch of all 2"), ("sync_batchnorm", True, "on GPUs alone")],
+)
+def test_what_several_processes_cannot_do_is_refused_by_name(workspace, stage, param, value, message):
+    params = YAML(typ="safe", pure=True).load(Path("params.yaml"))
+    params["train"][param] = value
+    YAML().dump(params, Path("params.yaml"))
+    done = stage(*TOGETHER)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert outputs(workspace) == []

@@ -14,8 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.core.errors import UserError
 from stages.core.graph import Graphed
+from stages.core.processes import Processes
 
 OLDEST_TORCH = "2.11"
+
+ALONE = Processes()
 
 # GPU runs of more floating-point operations than this are compiled: a guess. On a CPU no model gains by it
 # (docs/performance.md).
@@ -27,6 +30,7 @@ class Backend:
     device: torch.device
     precision: str  # fp32, tf32 or bf16
     compile: bool
+    processes: Processes = ALONE
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move the model to the device, in the memory format in which its convolutions are fastest."""
@@ -43,21 +47,33 @@ class Backend:
         return tensor.to(self.device, non_blocking=True)
 
     def graphed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
-        """The function itself on a CPU; on a GPU, its recording as a CUDA graph (see `Graphed`)."""
-        return Graphed(function, state) if self.device.type == "cuda" else function
+        """The function itself on a CPU, or where several processes talk to each other in it; on a single GPU, its
+        recording as a CUDA graph (see `Graphed`)."""
+        return Graphed(function, state) if self.device.type == "cuda" and self.processes.count == 1 else function
 
     @property
     def device_name(self) -> str:
+        """For people: how many of what."""
         if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        return f"CPU, {torch.get_num_threads()} threads"
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            threads = torch.get_num_threads()
+            name = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        return name if self.processes.count == 1 else f"{self.processes.count} × {name}"
+
+    @property
+    def kind(self) -> str:
+        """What a training must have in common with an interrupted one to go on with it."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return f"{name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
 
     def __str__(self) -> str:
         return f"{self.device_name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
 
 
-def choose_backend(precision: str, compile: bool | str, flops: float) -> Backend:
-    """The first GPU if there is one, else the CPU, set up so that the same inputs give the same bytes.
+def choose_backend(precision: str, compile: bool | str, flops: float, processes: Processes = ALONE) -> Backend:
+    """The first GPU if there is one, of several processes each its own, else the CPU, set up so that the same inputs
+    give the same bytes.
 
     Args:
         precision: `auto` (bf16 on a GPU that has it, else fp32), `fp32`, `tf32` or `bf16`.
@@ -71,7 +87,7 @@ def choose_backend(precision: str, compile: bool | str, flops: float) -> Backend
     if torch.__version__ < OLDEST_TORCH:
         raise UserError(f"PyTorch {OLDEST_TORCH} or newer is needed, and this is {torch.__version__}; upgrade torch")
     on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = torch.device("cuda", processes.local_rank) if on_gpu else torch.device("cpu")
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":
         precision = "bf16" if has_bf16 else "fp32"
@@ -86,7 +102,7 @@ def choose_backend(precision: str, compile: bool | str, flops: float) -> Backend
     elif compile and compiler is None:
         raise UserError("train.compile = True: torch.compile needs a C++ compiler (g++ or clang++); use auto or false")
     _configure(precision)
-    return Backend(device, precision, compile)
+    return Backend(device, precision, compile, processes)
 
 
 def _configure(precision: str) -> None:

@@ -30,6 +30,7 @@ class Recipe:
     crop_padding: int  # pixels
     flip: bool
     keep: str  # best or last
+    sync_batchnorm: bool = False  # whether several processes normalise with the statistics of their whole batch
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class Step:
     """
 
     def __init__(self, model: nn.Module, images: TrainingImages, recipe: Recipe, backend: Backend):
-        self.model, self.images, self.backend, self.batch_size = model, images, backend, recipe.batch_size
+        self.model, self.images, self.backend = model, images, backend
+        self.processes, self.replica = backend.processes, backend.processes.replicate(model)
+        self.compiled_size = len(self.processes.share(torch.empty(recipe.batch_size))[0])  # of a whole batch's share
         self.learning_rate = torch.tensor(recipe.learning_rate, device=backend.device)
         self.optimizer = torch.optim.SGD(
             model.parameters(), self.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
@@ -113,17 +116,19 @@ class Step:
         """Mean cross-entropy and number of correct predictions of the batch that B rows of `draw_epoch` stand for."""
         x, labels = self.images.batch(draws)
         with self.backend.autocast():
-            logits = self.model(x)  # B×classes
+            logits = self.replica(x)  # B×classes
         return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).sum()
 
-    def _update(self, draws: Tensor) -> None:
+    def _update(self, batch: Tensor) -> None:
+        draws, weight = self.processes.share(batch)
         # The last, smaller batch of an epoch runs uncompiled: compiling for its shape takes longer than it ever saves.
-        forward = self.compiled_forward if len(draws) == self.batch_size else self.forward
+        forward = self.compiled_forward if len(draws) == self.compiled_size else self.forward
         loss, correct = forward(draws)
-        loss.backward()
+        (loss if weight == 1 else loss * weight).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.sums += torch.stack([loss.detach().double() * len(draws), correct.double()])
+        if weight:
+            self.sums += torch.stack([loss.detach().double() * len(draws), correct.double()])
 
 
 def train(
@@ -140,7 +145,7 @@ def train(
     """Train a freshly built model, testing it after each epoch, or go on from the state of an earlier call.
 
     The host waits for the device once an epoch, to read the sums. Order, crops and flips follow from seed and epoch, so
-    they are the same on every device.
+    they are the same on every device. Several processes share each batch and the test images, and return the same.
 
     Args:
         normalisation: mean and standard deviation of each channel, pixels in [0, 1].
@@ -151,11 +156,15 @@ def train(
     Raises:
         UserError: the loss of an epoch is not finite.
     """
+    processes = backend.processes
+    if recipe.sync_batchnorm and processes.count > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = backend.place(model)
     normalise = Normalise(*normalisation, backend.device)
     images = TrainingImages(train_split, recipe.crop_padding, normalise, backend.device)
-    test_images = torch.from_numpy(test_split.images).to(backend.device)
-    test_labels = torch.from_numpy(test_split.labels).to(backend.device)
+    test_images, test_labels = (
+        torch.from_numpy(array).tensor_split(processes.count)[processes.rank].to(backend.device) for array in test_split
+    )
     step = Step(model, images, recipe, backend)
     test = backend.graphed(lambda images: predict(model, images, normalise, backend), state=[])
 
@@ -177,12 +186,16 @@ def train(
         for batch in backend.to_device(draws).split(recipe.batch_size):
             step.update(batch)
             on_batch(len(batch))
+        processes.sum(step.sums)
         train_loss, train_accuracy = (step.sums / len(images)).tolist()
         training_seconds += time.perf_counter() - began
 
+        processes.average(model.buffers())
         logits = test(test_images)
-        test_loss = F.cross_entropy(logits, test_labels).item()
-        test_accuracy = (logits.argmax(1) == test_labels).sum().item() / len(test_labels)
+        loss, correct = F.cross_entropy(logits, test_labels, reduction="sum"), (logits.argmax(1) == test_labels).sum()
+        sums = torch.stack([loss.double(), correct.double()])
+        processes.sum(sums)
+        test_loss, test_accuracy = (sums / len(test_split.labels)).tolist()
         if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
             raise UserError(
                 f"the loss is no longer finite after epoch {number} at learning rate {rate:g}; "
