@@ -39,7 +39,11 @@ def main(args: Namespace) -> None:
         card, probabilities = test_probabilities(path, test, info.classes)
         predicted, confidence = probabilities.argmax(1), probabilities.max(1)
         cards[card.run] = card
-        evaluation[card.run] = {"model": card.title, **quality.summary(test.labels, probabilities)}
+        evaluation[card.run] = {
+            "model": card.title,
+            "seed": card.recipe["seed"],
+            **quality.summary(test.labels, probabilities),
+        }
         predictions[card.run] = pd.DataFrame(
             {
                 "index": range(len(test.labels)),

@@ -41,6 +41,7 @@ STYLE = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # a $ in the name of a class is a $
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
 }

@@ -40,7 +40,7 @@ def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _override(value: Any) -> str:
     """A value in Hydra's grammar, which `dvc exp run -S` reads."""
-    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", value):
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z./][\w./-]*", value):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 

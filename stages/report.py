@@ -25,6 +25,7 @@ from stages.wording import duration, percent
 REPORT = Path("report")
 BASELINE, REFERENCE, ABLATION = "cnn", "resnet", "resnet_ablation"
 GALLERY = 12  # images
+THUMBNAIL = 192  # pixels at most, twice what the page shows
 
 
 def main(args: Namespace) -> None:
@@ -88,7 +89,12 @@ def main(args: Namespace) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    return table.to_markdown(index=table.index.name is not None, disable_numparse=True)
+    escaped = table.map(str).map(escape_pipes).rename(index=escape_pipes, columns=escape_pipes)
+    return escaped.to_markdown(index=table.index.name is not None, disable_numparse=True)
+
+
+def escape_pipes(cell: str) -> str:
+    return cell.replace("|", "\\|") if isinstance(cell, str) else cell
 
 
 def backticks_to_code(text: str) -> Markup:
@@ -106,8 +112,9 @@ def galleries(first: Run, second: Run, info: DatasetInfo) -> list[dict]:
     by_both = np.minimum(one.confidence, two.confidence)[differing.index].sort_values(ascending=False, kind="stable")
 
     def picture(index: int, lines: list[str]) -> dict:
-        file = io.BytesIO()
-        Image.fromarray(images[index]).save(file, format="PNG", optimize=True)
+        file, image = io.BytesIO(), Image.fromarray(images[index])
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image.save(file, format="PNG", optimize=True)
         return {"png": base64.b64encode(file.getvalue()).decode(), "actual": one.actual[index], "lines": lines}
 
     def says(run: Run, index: int, who: str) -> str:

@@ -107,13 +107,10 @@ def read_runs(first: list[str]) -> tuple[list[Run], list[Pair]]:
 def read_study(runs: list[Run], seed: int) -> tuple[pd.DataFrame | None, bool]:
     """The study over seeds that these runs are part of: a row a seed, columns accuracy and last_accuracy by run; or
     none, and whether plots/seeds.csv holds one of other runs."""
-    table = read_csv(Path("plots/seeds.csv"), SEEDS)
-    study = table.pivot(index="seed", columns="run")
-    part_of_it = seed in study.index and all(
-        ("accuracy", run.name) in study and study.loc[seed, ("accuracy", run.name)] == run.evaluation["accuracy"]
-        for run in runs
-    )
-    if not part_of_it:
+    table = read_csv(Path("plots/seeds.csv"), SEEDS).drop_duplicates(["seed", "run"])
+    study = table[table.run.isin([run.name for run in runs])].pivot(index="seed", columns="run").dropna()
+    accuracies = {run.name: run.evaluation["accuracy"] for run in runs}
+    if seed not in study.index or study.loc[seed, "accuracy"].to_dict() != accuracies:
         return None, not table.empty
     return (study, False) if len(study) > 1 else (None, False)
 

@@ -28,7 +28,7 @@ def main(args: Namespace) -> None:
     for revision in revisions:
         seed, recipe = origin(read(revision, "dvc.lock"))
         if recipe == wanted:
-            rows |= {(seed, row["run"]): {"seed": seed, **row} for row in accuracies(revision)}
+            rows |= {(seed, row["run"]): row for row in accuracies(revision) if row["seed"] == seed}
     table = pd.DataFrame([rows[key] for key in sorted(rows)], columns=SEEDS)
     write_csv(Path("plots/seeds.csv"), table)
     print(table.pivot(index="seed", columns="run", values="accuracy").map("{:.2%}".format).to_string())
@@ -53,11 +53,13 @@ def origin(lock: str) -> tuple[int | None, dict]:
 
 
 def accuracies(revision: str | None) -> list[dict]:
-    """The test accuracies of an experiment's runs: of the weights kept, and after the last epoch."""
-    evaluation = json.loads(read(revision, "metrics/evaluation.json"))
-    del evaluation["comparisons"]
+    """The test accuracies of an experiment's runs, of the weights kept and after the last epoch. Their seed is another
+    than that of the trainings where these were not evaluated."""
+    evaluation = json.loads(read(revision, "metrics/evaluation.json") or "{}")
+    evaluation.pop("comparisons", None)
     return [
         {
+            "seed": values["seed"],
             "run": run,
             "accuracy": values["accuracy"],
             "last_accuracy": json.loads(read(revision, f"metrics/train/{run}.json"))["final_test_accuracy"],

@@ -15,7 +15,7 @@ CLASSES = ["cat", "dog", "frog"]
 
 
 def write_model(run: str, seed: int, classes: list[str] = CLASSES, size: int = 8, decay: float = 5e-4) -> None:
-    recipe = {"weight_decay": decay}
+    recipe = {"seed": seed, "weight_decay": decay}
     card = Card(run, "simple_cnn", 64, [2, 2, 2, 2], classes, size, [0.5] * 3, [0.29] * 3, recipe)
     model = build_model("simple_cnn", len(classes), 64, [2, 2, 2, 2], seed)
     Path("models").mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def test_every_model_is_tested_into_the_files_of_the_contract(labels):
     assert summaries.pop("comparisons") == []
     assert list(summaries) == ["one", "two"]
     for run, summary in summaries.items():
-        assert list(summary) == ["model", "accuracy", "interval", "top2", "loss", "ece", "temperature"]
+        assert list(summary) == ["model", "seed", "accuracy", "interval", "top2", "loss", "ece", "temperature"]
         predictions = pd.read_csv(f"plots/predictions/{run}.csv")
         assert list(predictions) == ["index", "actual", "predicted", "confidence"]
         assert predictions["index"].tolist() == list(range(30))

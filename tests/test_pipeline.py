@@ -215,6 +215,9 @@ def test_a_study_collects_the_experiments_that_differ_in_the_seed_alone(tmp_path
     assert stages_run(clone.dvc("repro")) == ["report"]
     assert "Over 2 seeds" in (clone.folder / "report/report.md").read_text()
 
+    clone.dvc("exp", "run", "--set-param", "seed=11", "train")  # trained, but not evaluated
+    assert "2 seeds of this experiment" in clone.run("python", "-m", "stages.seeds")
+
 
 @pytest.mark.slow
 def test_make_seeds_queues_the_experiments_and_reports_them(tmp_path):

@@ -43,6 +43,7 @@ def test_an_experiment_as_committed_needs_no_settings(repository):
 def test_the_command_sets_what_differs_from_the_commit_in_hydras_grammar(repository):
     changed = {
         "data.path": "/my images/a.tar",
+        "data.source": "2024",
         "train.weight_decay": 1e-5,
         "augment.flip": False,
         "resnet.blocks": [1, 2],
@@ -51,6 +52,7 @@ def test_the_command_sets_what_differs_from_the_commit_in_hydras_grammar(reposit
     lines = provenance.repeat(settings() | changed).splitlines()[1:]
     assert lines[0] == "dvc exp run \\"
     assert [shlex.split(line.removesuffix(" \\")) for line in lines[1:]] == [
+        ["-S", "data.source='2024'"],
         ["-S", "data.path='/my images/a.tar'"],
         ["-S", "train.weight_decay=1e-05"],
         ["-S", "augment.flip=false"],

@@ -260,6 +260,21 @@ def test_a_study_of_other_runs_is_not_shown(study, column):
     assert not Path("report/figures/seeds.png").exists()
 
 
+def test_seeds_that_lack_a_run_and_runs_that_are_gone_are_left_out_of_a_study(study):
+    with Path("plots/seeds.csv").open("a") as file:
+        file.write("46,cnn,0.1,0.1\n42,gone,0.1,0.1\n")
+    report.main(Namespace())
+    assert "Over 4 seeds: +4.00 points on average" in page()
+
+
+def test_names_of_classes_are_taken_as_they_are(experiment):
+    for path in [Path("data/dataset.json"), *Path("plots").rglob("*.csv")]:
+        path.write_text(path.read_text().replace("cat", "a|b$^$ <i>ä"))
+    report.main(Namespace())
+    assert "a|b$^$ &lt;i&gt;ä" in page()
+    assert ["a\\", "b$^$ <i>ä", "7", "3"] in markdown_rows()  # split at the escaped pipe as well
+
+
 def test_the_galleries_show_confident_mistakes_and_disagreements(experiment):
     report.main(Namespace())
     mistakes, disagreements = re.findall(r'<ul class="pictures">(.*?)</ul>', page(), re.DOTALL)
