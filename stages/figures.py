@@ -30,6 +30,10 @@ COLOURS = {
     "#4d4d4d": "#c0c0c0",
 }
 TEXT, QUIET, LINE = "#1a1a1a", "#595959", "#d9d9d9"
+# The variables of the page that hold these colours, or others on a dark page
+VARIABLES = {TEXT: "--text", QUIET: "--quiet", LINE: "--line"} | {
+    colour: f"--run-{number}" for number, colour in enumerate(COLOURS)
+}
 STYLE = {
     "font.size": 11,
     "text.color": TEXT,
@@ -152,10 +156,7 @@ def svg(name: str, draw: Callable[..., Figure], *args) -> str:
     markup = re.sub(r' (xmlns(:\w+)?|width|height|version)="[^"]*"', "", markup, count=5)
     markup = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", markup)  # ids are the page's
     markup = re.sub(r"font: ([^;\"]*px) [^;\"]*", r"font: \1 system-ui, sans-serif", markup)
-    variables = {TEXT: "--text", QUIET: "--quiet", LINE: "--line"} | {
-        colour: f"--run-{number}" for number, colour in enumerate(COLOURS)
-    }
-    for colour, variable in variables.items():
+    for colour, variable in VARIABLES.items():
         markup = markup.replace(colour, f"var({variable})")
     return markup.replace("<svg", '<svg aria-hidden="true"', 1)
 

@@ -72,7 +72,8 @@ def main(args: Namespace) -> None:
     page = templates.get_template("index.html.j2").render(
         content,
         charts={name: figures.svg(name, *chart) for name, chart in charts.items()},
-        colours=list(figures.COLOURS.items()),
+        palette=figures.COLOURS,
+        colours={name: figures.VARIABLES[colour] for name, colour in figures.colours(runs).items()},
         galleries=galleries(pairs[0].first, pairs[0].second, info),
     )
     text = templates.get_template("report.md.j2").render(content, charts=list(charts))
