@@ -24,11 +24,13 @@ def main(args: Namespace) -> None:
     with Repo() as repo:
         by_commit = repo.experiments.ls(all_commits=True)
     revisions = [None, *(revision for experiments in by_commit.values() for _, revision in experiments)]
-    rows, wanted = {}, origin(read(None, "dvc.lock"))[1]
+    rows, (_, wanted) = {}, origin(read(None, "dvc.lock"))
+    if not wanted:
+        raise UserError("dvc.lock: the trainings in the workspace are not of one seed; run `dvc repro` first")
     for revision in revisions:
         seed, recipe = origin(read(revision, "dvc.lock"))
         if recipe == wanted:
-            rows |= {(seed, row["run"]): row for row in accuracies(revision) if row["seed"] == seed}
+            rows |= {(seed, row["run"]): row for row in accuracies(revision, seed)}
     table = pd.DataFrame([rows[key] for key in sorted(rows)], columns=SEEDS)
     write_csv(Path("plots/seeds.csv"), table)
     print(table.pivot(index="seed", columns="run", values="accuracy").map("{:.2%}".format).to_string())
@@ -52,19 +54,20 @@ def origin(lock: str) -> tuple[int | None, dict]:
     return (seeds.pop(), recipe) if len(seeds) == 1 else (None, {})
 
 
-def accuracies(revision: str | None) -> list[dict]:
-    """The test accuracies of an experiment's runs, of the weights kept and after the last epoch. Their seed is another
-    than that of the trainings where these were not evaluated."""
+def accuracies(revision: str | None, seed: int) -> list[dict]:
+    """The test accuracies of an experiment's runs, of the weights kept and after the last epoch; none where what was
+    evaluated were runs of another seed."""
     evaluation = json.loads(read(revision, "metrics/evaluation.json") or "{}")
     evaluation.pop("comparisons", None)
     return [
         {
-            "seed": values["seed"],
+            "seed": seed,
             "run": run,
             "accuracy": values["accuracy"],
             "last_accuracy": json.loads(read(revision, f"metrics/train/{run}.json"))["final_test_accuracy"],
         }
         for run, values in evaluation.items()
+        if values.get("seed") == seed
     ]
 
 

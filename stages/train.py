@@ -79,7 +79,10 @@ def main(args: Namespace) -> None:
         model_file = to_bytes(card, trained.weights)
         processes.check_alike(sha256(model_file))
     except RuntimeError as error:
-        raise explained(error, recipe, backend) from error
+        explained = explain(error, recipe, backend)
+        if explained is None:
+            raise
+        raise explained from error
     finally:
         progress.close()
     if is_first:
@@ -98,8 +101,8 @@ def check_processes(params: Params, processes: Processes) -> None:
         raise UserError("train.sync_batchnorm = True: several processes can do this on GPUs alone; make it false")
 
 
-def explained(error: RuntimeError, recipe: Recipe, backend: Backend) -> Exception:
-    """The error as a UserError where it is one, else itself."""
+def explain(error: RuntimeError, recipe: Recipe, backend: Backend) -> UserError | None:
+    """The error in the user's terms, None where it is a bug of ours."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return UserError(
             f"{backend.device_name} ran out of memory at train.batch_size = {recipe.batch_size}; make it smaller"
@@ -109,7 +112,7 @@ def explained(error: RuntimeError, recipe: Recipe, backend: Backend) -> Exceptio
             f"another of the {backend.processes.count} processes ended, and with it this training; see what it said, "
             "and run this again to go on after the last finished epoch"
         )
-    return error
+    return None
 
 
 def read_recipe(params: Params, args: Namespace) -> Recipe:
