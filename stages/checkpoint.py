@@ -68,7 +68,7 @@ class Checkpoint:
         tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
         for name, tensor in tensors.items():
             if name not in self.copies:
-                self.copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+                self.copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
             self.copies[name].copy_(tensor, non_blocking=True)
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.synchronize()
@@ -82,9 +82,10 @@ class Checkpoint:
         self.writing = self.writer.submit(self._write, json.dumps(described))
 
     def _write(self, described: str) -> None:
-        tensors = {name: tensor.contiguous() for name, tensor in self.copies.items()}
+        # No tensor operation in this thread, not even a change of memory format: OpenMP would start threads for it as
+        # well, and once it has more threads than there are cores, those of the training sleep at each wait.
         with replacing(self.path, "wb") as file:
-            file.write(safetensors.torch.save(tensors, {"state": described}))
+            file.write(safetensors.torch.save(self.copies, {"state": described}))
 
     def _written(self) -> None:
         """Wait for what is being written, and raise what went wrong with it."""

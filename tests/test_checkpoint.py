@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -55,6 +56,15 @@ def test_a_saved_state_no_longer_follows_its_tensors(path):
     state.tensors["model.conv.weight"].zero_()
     checkpoint.writer.shutdown()
     assert same(Checkpoint(path, FINGERPRINT, "CPU, 2 threads").load().tensors, some_state().tensors)
+
+
+def test_writing_takes_one_thread_and_starts_no_others_for_it(path):
+    kernel = torch.randn(256, 256, 3, 3).to(memory_format=torch.channels_last)
+    kernel.contiguous()  # large enough for OpenMP to start the threads of this thread
+    checkpoint, before = Checkpoint(path, FINGERPRINT, "CPU, 2 threads"), psutil.Process().num_threads()
+    checkpoint.save(State(HISTORY, {"model.conv.weight": kernel}, {}, seconds=1, training_seconds=1))
+    checkpoint.writer.submit(lambda: None).result()
+    assert psutil.Process().num_threads() == before + 1
 
 
 @pytest.mark.parametrize("what", FINGERPRINT)
