@@ -19,13 +19,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("cuda")]
 
 
-@pytest.fixture(autouse=True)
-def denormals_are_kept():
-    """Undo what choosing a backend does to the arithmetic of the whole process."""
-    yield
-    torch.set_flush_denormal(False)
-
-
 @pytest.fixture(scope="session")
 def stage() -> Callable[..., subprocess.CompletedProcess]:
     """Run a stage as DVC does, in a process of its own in the current folder.

@@ -112,7 +112,6 @@ def _configure(precision: str) -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.set_flush_denormal(True)  # denormals slow a CPU down and change no digit that matters
     _keep_freed_memory()
 
 
