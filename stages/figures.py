@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
 
 from stages.results import Run
 
@@ -60,7 +60,7 @@ def accuracy(runs: list[Run]) -> Figure:
     figure, axes = _chart()
     _lines(axes, runs, "test_accuracy")
     axes.set_ylabel("Test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
     return figure
 
 
@@ -80,7 +80,7 @@ def gap(runs: list[Run]) -> Figure:
     axes.axhline(0, color=QUIET, linewidth=0.8)
     _lines(axes, runs, "generalization_gap")
     axes.set_ylabel("Training less test accuracy")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:z.3g} pt"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: Formatter.fix_minus(f"{100 * value:z.3g} pt")))
     return figure
 
 
@@ -116,11 +116,13 @@ def reliability(run: Run, colour: str) -> Figure:
     axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8)
     bins = run.calibration
     axes.vlines(bins.confidence, bins.confidence, bins.accuracy, color=colour, linewidth=1.2)
-    axes.scatter(bins.confidence, bins.accuracy, 10 + 190 * bins.images / bins.images.max(), color=colour)
+    axes.scatter(
+        bins.confidence, bins.accuracy, 10 + 190 * bins.images / bins.images.max(), color=colour, clip_on=False
+    )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="Confidence", ylabel="Accuracy")
     axes.grid()
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
+        axis.set(major_locator=MultipleLocator(0.25), major_formatter=PercentFormatter(1))
     return figure
 
 
@@ -180,7 +182,7 @@ def _lines(axes: Axes, runs: list[Run], column: str) -> None:
         single = "o" if len(run.history) == 1 else None
         axes.plot(run.history.epoch, run.history[column], color=colours(runs)[run.name], marker=single, linewidth=1.6)
     axes.set_xlabel("Epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(axis="y")
 
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()

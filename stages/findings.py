@@ -1,12 +1,14 @@
 """What the results say, in sentences and tables: the content of the report, without its form."""
 
+from functools import partial
+
 import pandas as pd
 
 from stages.core.dataset import DatasetInfo
 from stages.core.significance import SIGNIFICANT, Comparison, compare_over_seeds
 from stages.params import Params
 from stages.results import Pair, Run
-from stages.wording import duration, percent, percent_range, points, points_range, scientific, verdict
+from stages.wording import duration, percent, percent_range, points, points_range, scientific, signed, verdict
 
 # What makes an experiment the full one
 FULL_IMAGES = {"train": 50_000, "test": 10_000}
@@ -102,7 +104,7 @@ def pair_table(pair: Pair, keep: str) -> pd.DataFrame:
         ]
     rows += [
         row("Top-2 accuracy", percent, lambda run: run.evaluation["top2"], points),
-        row("Loss", "{:.4f}".format, lambda run: run.evaluation["loss"], "{:+.4f}".format),
+        row("Loss", "{:.4f}".format, lambda run: run.evaluation["loss"], partial(signed, digits=4)),
         row("Generalisation gap, points", points, lambda run: run.metrics["generalization_gap"], points),
         row("Calibration error", percent, lambda run: run.evaluation["ece"], points),
         row(

@@ -18,10 +18,15 @@ def percent_range(limits: tuple[float, float]) -> str:
     return f"{100 * low:.2f}–{100 * high:.2f}%"
 
 
+def signed(difference: float, digits: int = 2) -> str:
+    """A difference with its sign, unless it rounds to zero."""
+    rounded = round(difference, digits)
+    return f"{rounded:{'+' if rounded else 'z'}.{digits}f}".replace("-", "−")
+
+
 def points(difference: float) -> str:
-    """A difference of fractions in percentage points, with its sign unless it rounds to zero."""
-    number = f"{100 * difference:z.2f}"
-    return number.replace("-", "−") if number.startswith("-") or number == "0.00" else f"+{number}"
+    """A difference of fractions in percentage points."""
+    return signed(100 * difference)
 
 
 def points_range(limits: tuple[float, float]) -> str:

@@ -176,7 +176,7 @@ def test_the_tables_hold_the_figures_of_the_files(experiment, rows_of):
         ["Metric", "1e-4", "5e-4", "Difference"],
         ["Test accuracy, best epoch", "85.00%", "90.00%", "+5.00"],
         ["Generalisation gap, points", "+7.00", "+4.56", "−2.44"],
-        ["Loss", "0.4321", "0.4321", "+0.0000"],
+        ["Loss", "0.4321", "0.4321", "0.0000"],
         ["Parameters", "11,173,962", "11,173,962", ""],
         ["Training time", "59.9 s", "1 h 02 min", ""],
     ):

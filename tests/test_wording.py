@@ -18,6 +18,11 @@ def test_differences_are_points_with_a_sign(difference, text):
     assert wording.points(difference) == text
 
 
+@pytest.mark.parametrize(("difference", "text"), [(0.5, "+0.5000"), (-0.04054, "−0.0405"), (-0.00004, "0.0000")])
+def test_differences_have_as_many_digits_as_asked_for(difference, text):
+    assert wording.signed(difference, digits=4) == text
+
+
 def test_limits_of_an_interval():
     assert wording.points_range((-0.001, 0.02)) == "−0.10 to +2.00"
     assert wording.percent_range((0.9456, 0.95415)) == "94.56–95.42%"
