@@ -62,8 +62,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # B×3×32×32 → B×64×32×32
         x = self.blocks(x)  # → B×512×4×4
-        x = x.mean(dim=(2, 3))  # → B×512; AdaptiveAvgPool2d(1), whose gradient on CUDA is not deterministic
-        return self.fc(x)  # → B×classes
+        return self.fc(_average(x))  # → B×512 → B×classes
 
 
 class SimpleCNN(nn.Module):
@@ -87,7 +86,15 @@ class SimpleCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)  # B×3×32×32 → B×256×4×4
-        return self.fc(x.mean(dim=(2, 3)))  # → B×classes
+        return self.fc(_average(x))  # → B×256 → B×classes
+
+
+def _average(x: Tensor) -> Tensor:
+    """The mean over the pixels, B×C×H×W → B×C.
+
+    `AdaptiveAvgPool2d(1)` does the same, but its gradient is not deterministic on CUDA, and not in channels_last.
+    """
+    return F.avg_pool2d(x, x.shape[2:]).flatten(1)
 
 
 def build_model(name: str, classes: int, base_channels: int, blocks: list[int], seed: int) -> nn.Module:
