@@ -1,70 +1,107 @@
 # `make demo` on a fresh machine sets everything up and runs the whole pipeline; `make help` lists the rest.
 
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help demo repro queue seeds compare test test-slow lint repository environment
+
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# DVC keeps a state of its own, part of which it unpickles, in a folder of /var/tmp that every user may write to.
+# This one is private.
+export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site
 
 # What the demonstration changes of the full experiment: small enough for a laptop, without network or GPU.
 DEMO := data.source=digits augment.flip=false train.batch_size=64 \
         cnn.epochs=10 resnet.epochs=10 resnet.base_channels=16
 
-.PHONY: help demo repro seeds test test-slow lint repository
-.DEFAULT_GOAL := help
-
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: repository $(VENV)/installed ## the whole pipeline on scikit-learn's digits, in minutes
+# The experiment runs in a folder of DVC's and becomes a branch, so that the work tree changes in one step or not at all.
+demo: repository environment ## the whole pipeline on scikit-learn's digits, in minutes
+	@if test -n "$$(git status --porcelain --untracked-files=no; git status --porcelain dvc.lock metrics plots)"; then \
+	    echo 'There are changes that are not committed (git status), and the demonstration needs a branch of its own:'; \
+	    echo 'commit them, put them aside (git stash --include-untracked), or drop them (git restore .).'; exit 1; fi
 	@git config user.name >/dev/null && git config user.email >/dev/null || { \
 	    git config user.name demo; git config user.email demo@localhost; \
 	    echo 'git had no user name, without which DVC keeps no experiment: it is "demo" in this clone now.'; }
-	@if dvc exp list --name-only | grep -qx demo; then dvc exp remove --quiet demo; fi
-	dvc exp run --name demo $(DEMO:%=--set-param %)
+	@if ! git show-ref --quiet refs/heads/demo; then \
+	    dvc exp run --quiet --temp --name demo $(DEMO:%=--set-param %) && dvc exp branch --quiet demo demo && dvc exp remove --quiet demo; \
+	elif ! git merge-base --is-ancestor HEAD demo; then \
+	    echo 'The branch demo did not begin here. Keep it under another name (git branch --move demo old-demo),'; \
+	    echo 'or go to it (git switch demo).'; exit 1; fi
+	@test "$$(git symbolic-ref --quiet --short HEAD)" = demo || git switch --quiet demo
+	@dvc checkout --quiet
 	@echo
-	@echo 'The report is report/index.html. This is an ordinary DVC workspace now; go on with, for example,'
+	@echo 'The report is report/index.html. This is the branch demo, an ordinary DVC workspace; go on with, for example,'
 	@echo '    source $(VENV)/bin/activate'
-	@echo '    dvc exp run -S train.weight_decay=1e-4'
-	@echo '    dvc metrics diff demo'
-	@echo '    dvc plots show'
-	@echo 'params.yaml holds the parameters of the demonstration; the full experiment on CIFAR-10 is'
-	@echo '    git restore params.yaml && make repro'
+	@echo '    dvc exp run -S train.weight_decay=1e-3'
+	@echo '    dvc metrics diff; dvc plots diff; dvc exp show --only-changed; make compare'
+	@echo 'Each `dvc exp run` starts from the files as they are, so that changes add up; `git restore .` takes them back,'
+	@echo 'and DVC keeps the experiments (dvc exp list -A). Back to the full experiment on CIFAR-10, then `make repro`:'
+	@echo "    git switch $$(git rev-parse --quiet --verify --abbrev-ref '@{-1}' || echo -)"
 
-repro: repository $(VENV)/installed ## the experiment as params.yaml has it, as far as it is not up to date
+repro: repository environment ## the experiment as params.yaml has it, as far as it is not up to date
 	dvc repro
 
-# N experiments that differ in the seed alone, the first with that of params.yaml; JOBS of them at a time.
-N ?= 5
+# JOBS experiments at a time. They share the cores: the threads of two that each use all of them wait for each other.
 JOBS ?= 1
-seeds: SEED = $(shell sed -n 's/^seed: *\([0-9-]*\).*/\1/p' params.yaml)
-seeds: repository $(VENV)/installed ## the experiment with N=5 seeds, and what they show together in the report
-	@test $(N) -gt 1 || { echo 'N=$(N): a study needs two seeds or more'; exit 1; }
+CORES = $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+RUN_QUEUE = OMP_NUM_THREADS=$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 )) dvc exp run --run-all --jobs $(JOBS)
+
+queue: repository environment ## the experiments queued by `dvc exp run --queue`, JOBS=1 at a time
+	@echo 'After Ctrl-C they go on without a terminal; `dvc queue stop --kill` ends them.'
+	$(RUN_QUEUE)
+
+# Experiments that differ in the seed alone, the first with that of params.yaml.
+N ?= 5
+seeds: repository environment ## the experiment with N=5 seeds, and what they show together in the report
+	$(RUN_QUEUE) # what an interrupted study left
 	dvc repro
-	dvc exp run --queue --set-param "seed=range($$(($(SEED) + 1)),$$(($(SEED) + $(N))))"
-	dvc exp run --run-all --jobs $(JOBS)
-	python -m stages.seeds
+	@seeds=$$(python -m stages.commands.seeds --missing $(N)) && if test -n "$$seeds"; then \
+	    dvc exp run --queue --set-param "seed=$$seeds" && $(MAKE) --no-print-directory queue; fi
+	python -m stages.commands.seeds
 	dvc repro
 
-test: repository $(VENV)/installed ## the tests
+compare: repository environment ## every experiment beside the others: what it changes, and its accuracies
+	@python -m stages.commands.compare
+
+test: repository environment ## the tests
 	pytest
 
-test-slow: repository $(VENV)/installed ## longer tests of the same: more interruptions, more odd files
+test-slow: repository environment ## longer tests of the same: more interruptions, more odd files
 	pytest -m slow
 
-lint: $(VENV)/installed ## style and common mistakes
+lint: environment ## style, common mistakes and types
 	ruff check .
 	ruff format --check .
+	mypy stages
 
 repository:
-	@git rev-parse --git-dir >/dev/null 2>&1 || { \
-	    echo 'This folder is no git repository, which DVC needs: clone the project, or run'; \
-	    echo '    git init && git add . && git commit -m "start"'; exit 1; }
+	@said=$$(LC_ALL=C git rev-parse --git-dir 2>&1 >/dev/null) || { \
+	    echo "$$said"; \
+	    case "$$said" in *'not a git repository'*) \
+	        echo 'DVC needs one: clone the project, or run git init && git add . && git commit -m "start"';; \
+	    esac; exit 1; }
 	@test -f .dvc/config || { echo 'The folder .dvc is missing: git restore .dvc'; exit 1; }
+	@mkdir -p .dvc/tmp && mkdir -p -m 700 "$$DVC_SITE_CACHE_DIR"
 
-$(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-	    f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt pip setuptools
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --only-deps .
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --group test --group lint
-	@touch $@
+# The environment is complete when the stamp in it names this place, its Python and these packages. One whose installation
+# was interrupted, whose clone was moved or whose Python is gone is made anew. A link is somebody's own, and is left alone.
+# uv reads no settings of pip: a mirror is named in UV_DEFAULT_INDEX.
+STATE = { pwd -P; $(VENV)/bin/python -VV; cat pyproject.toml constraints.txt; } 2>&1 | cksum
+environment:
+	@if test -L $(VENV) || test "$$(cat $(VENV)/complete 2>/dev/null)" = "$$($(STATE))"; then exit 0; fi; \
+	set -e; PATH=$${PATH#*:}; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12")'; \
+	echo 'Setting up $(VENV): about 3 GB to download, most of it for GPUs, and 6 GB on disk. This takes minutes.'; \
+	$(PYTHON) -m venv --clear $(VENV); \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv; \
+	test -t 2 || quiet=--quiet; \
+	$(VENV)/bin/uv pip install $$quiet --python $(VENV)/bin/python --constraint constraints.txt \
+	    --requirements pyproject.toml --group test --group lint; \
+	echo 'export DVC_SITE_CACHE_DIR="$$VIRTUAL_ENV/../.dvc/tmp/site"; mkdir -p -m 700 "$$DVC_SITE_CACHE_DIR"' \
+	    >> $(VENV)/bin/activate; \
+	$(STATE) > $(VENV)/complete

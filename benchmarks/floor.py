@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from stages.core.device import Backend, training_flops
-from stages.core.models import build_model
+from stages.training.device import Backend
 
 
 def compute_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -45,9 +45,11 @@ def median_seconds(function: Callable[[], object], device: torch.device, runs: i
     return statistics.median(times[1:])
 
 
-def floor_seconds(name: str, size: int, images: int, backend: Backend) -> float:
-    """The least time that forward and backward passes over so many images can take; prints the rates."""
-    model = build_model(name, classes=10, base_channels=64, blocks=[2, 2, 2, 2], seed=42)
+def training_cost(model: nn.Module, size: int) -> tuple[float, int]:
+    """Floating-point operations, and elements that convolutions read and write, of training on one size×size image.
+
+    The backward pass counts twice the forward pass: gradient of the input, gradient of the weights.
+    """
     elements = []  # of the input and output of each convolution
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
@@ -56,9 +58,15 @@ def floor_seconds(name: str, size: int, images: int, backend: Backend) -> float:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(count)
-    flops = training_flops(model, size, images)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, size, size))
+    return 3.0 * counter.get_total_flops(), 3 * sum(elements)
+
+
+def floor_seconds(model: nn.Module, size: int, images: int, backend: Backend) -> float:
+    """The least time that forward and backward passes over so many images can take; prints the rates."""
+    operations, elements = training_cost(model, size)
     dtype = torch.bfloat16 if backend.precision == "bf16" else torch.float32
-    bytes_moved = 3 * sum(elements) * dtype.itemsize * images  # forward, gradient of the input, gradient of the weights
     compute, copy = compute_rate(backend.device, dtype), copy_rate(backend.device)
     print(f"\nceilings: {compute / 1e12:.3g} TFLOP/s in {dtype}, {copy / 1e9:.3g} GB/s")
-    return max(flops / compute, bytes_moved / copy)
+    return images * max(operations / compute, elements * dtype.itemsize / copy)

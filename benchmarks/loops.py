@@ -1,6 +1,5 @@
 """The loops whose speed is compared: two as people write them, and the core's."""
 
-from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 
@@ -11,16 +10,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from stages.core.dataset import Split, channel_statistics
-from stages.core.device import choose_backend
-from stages.core.images import Normalise, TrainingImages, draw_epoch
-from stages.core.models import build_model
-from stages.core.training import Step
-from stages.params import load_params
-from stages.train import read_recipe
+from stages.common.dataset import DatasetInfo, Split
+from stages.common.params import load_params
+from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
+from stages.training.device import choose_backend
+from stages.training.loop import batches, build_update, train_epoch
+from stages.training.models import build_model
+from stages.training.step import Step
 
 PARAMS = load_params()
-RECIPE = read_recipe(PARAMS, Namespace(epochs=PARAMS.resnet.epochs, weight_decay=PARAMS.train.weight_decay))
+RECIPES = {model: PARAMS.recipe(model, model, "train.weight_decay") for model in ("cnn", "resnet")}
+TRAIN, AUGMENT = PARAMS.train, PARAMS.augment
 
 Epoch = Callable[[int], None]  # trains the given epoch and waits until that is done
 
@@ -38,35 +38,35 @@ class PilImages(Dataset):
         return self.transform(Image.fromarray(self.split.images[index])), int(self.split.labels[index])
 
 
-def new_model(name: str, device: torch.device) -> nn.Module:
-    return build_model(name, classes=10, base_channels=64, blocks=[2, 2, 2, 2], seed=42).to(device).train()
+def new_model(name: str, info: DatasetInfo) -> nn.Module:
+    return build_model(RECIPES[name].settings, len(info.classes), PARAMS.seed).train()
 
 
-def plain_model(name: str, device: torch.device) -> nn.Module:
+def plain_model(name: str, info: DatasetInfo, device: torch.device) -> nn.Module:
     """The model as it is usually written, with ReLU before pooling: the same values and gradients."""
-    model = new_model(name, device)
-    if name == "simple_cnn":
+    model = new_model(name, info).to(device)
+    if name == "cnn":
         for i in (2, 6, 10):
             model.features[i], model.features[i + 1] = nn.ReLU(), model.features[i]
     return model
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), RECIPE.learning_rate, RECIPE.momentum, weight_decay=RECIPE.weight_decay)
+    return torch.optim.SGD(model.parameters(), TRAIN.learning_rate, TRAIN.momentum, weight_decay=TRAIN.weight_decay)
 
 
-def notebook_loop(name: str, split: Split, device: torch.device) -> Epoch:
+def notebook_loop(name: str, info: DatasetInfo, split: Split, device: torch.device) -> Epoch:
     """PIL transforms in two workers, default memory format and precision, sums that wait for the device each step."""
     transform = transforms.Compose(
         [
-            transforms.RandomCrop(split.images.shape[1], padding=RECIPE.crop_padding),
+            transforms.RandomCrop(split.images.shape[1], padding=AUGMENT.crop_padding),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize(*channel_statistics(split.images)),
+            transforms.Normalize(info.mean, info.std),
         ]
     )
-    loader = DataLoader(PilImages(split, transform), RECIPE.batch_size, shuffle=True, num_workers=2)
-    model = plain_model(name, device)
+    loader = DataLoader(PilImages(split, transform), TRAIN.batch_size, shuffle=True, num_workers=2)
+    model = plain_model(name, info, device)
     optimizer = sgd(model)
 
     def epoch(number: int) -> None:
@@ -84,15 +84,15 @@ def notebook_loop(name: str, split: Split, device: torch.device) -> Epoch:
     return epoch
 
 
-def hand_written_loop(name: str, split: Split, device: torch.device) -> Epoch:
+def hand_written_loop(name: str, info: DatasetInfo, split: Split, device: torch.device) -> Epoch:
     """The usual advice taken: data on the device, augmented an epoch at a time, channels_last, autocast and
     cudnn.benchmark."""
     torch.backends.cudnn.benchmark = True
-    padding, size = RECIPE.crop_padding, split.images.shape[1]
-    images = Normalise(*channel_statistics(split.images), device)(torch.from_numpy(split.images).to(device))
+    padding, size = AUGMENT.crop_padding, split.images.shape[1]
+    images = Normalise(info.mean, info.std, device)(torch.from_numpy(split.images).to(device))
     labels = torch.from_numpy(split.labels).to(device)
     padded = F.pad(images, [padding] * 4)
-    model = plain_model(name, device).to(memory_format=torch.channels_last)
+    model = plain_model(name, info, device).to(memory_format=torch.channels_last)
     optimizer = sgd(model)
 
     def crop_and_flip(batch: torch.Tensor) -> torch.Tensor:
@@ -109,7 +109,7 @@ def hand_written_loop(name: str, split: Split, device: torch.device) -> Epoch:
     def epoch(number: int) -> None:
         augmented = torch.cat([crop_and_flip(chunk) for chunk in padded.split(5000)])
         loss_sum = torch.zeros((), device=device)
-        for index in torch.randperm(len(labels), device=device).split(RECIPE.batch_size):
+        for index in torch.randperm(len(labels), device=device).split(TRAIN.batch_size):
             x = augmented[index].contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -122,18 +122,19 @@ def hand_written_loop(name: str, split: Split, device: torch.device) -> Epoch:
     return epoch
 
 
-def core(compile: bool, name: str, split: Split, device: torch.device) -> Epoch:
-    """The project's own step."""
-    backend = choose_backend(PARAMS.train.precision, compile, flops=0)
-    normalise = Normalise(*channel_statistics(split.images), device)
-    images = TrainingImages(split, RECIPE.crop_padding, normalise, device)
-    step = Step(backend.place(new_model(name, device)), images, RECIPE, backend)
+def core(compile: bool, name: str, info: DatasetInfo, split: Split, device: torch.device) -> Epoch:
+    """The project's own epoch, the step recorded as a CUDA graph where there is a GPU."""
+    recipe = RECIPES[name]
+    backend = choose_backend(recipe.train.model_copy(update={"compile": compile}), images=0)
+    model = backend.place(new_model(name, info))
+    images = TrainingImages(split, AUGMENT.crop_padding, Normalise(info.mean, info.std, device), device)
+    step = Step(model, images, recipe.train, backend.autocast)
+    update = build_update(step, recipe.train.batch_size, backend)
 
     def epoch(number: int) -> None:
-        step.sums.zero_()
-        draws = draw_epoch(RECIPE.seed, number, len(images), RECIPE.crop_padding, RECIPE.flip)
-        for batch in backend.to_device(draws).split(RECIPE.batch_size):
-            step.update(batch)
+        draws = draw_epoch(recipe.seed, number, len(images), AUGMENT.crop_padding, AUGMENT.flip)
+        parts = batches(backend.to_device(draws), recipe, backend)
+        train_epoch(step, update, parts, recipe.train.learning_rate, on_batch=lambda images: None)
         step.sums.tolist()
 
     return epoch

@@ -18,22 +18,22 @@ from multiprocessing import get_context, get_start_method, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from benchmarks.floor import floor_seconds
-from benchmarks.loops import PARAMS, RECIPE, VARIANTS, new_model
-from stages.core.dataset import Split, read_info, read_split
-from stages.core.device import Backend, choose_backend, training_flops
-from stages.core.models import MODELS
+from benchmarks.loops import RECIPES, VARIANTS, new_model
+from benchmarks.page import table
+from stages.common.dataset import DatasetInfo, Split, read_info, read_split
+from stages.training.device import Backend, choose_backend
 
 FULL_EPOCH = 50_000  # images
-IMAGE_SIZE = 32
 
 
-def read_images(data: Path, images: int) -> Split:
-    whole = read_split(data.parent, data.stem, read_info(data.parent))
-    return Split(whole.images[:images], whole.labels[:images])
+def read_images(data: Path, images: int) -> tuple[DatasetInfo, Split]:
+    """The first images of a split, data/train.npz for example, and what dataset.json beside it says."""
+    info = read_info(data.parent)
+    whole = read_split(data.stem, info, data.parent)
+    return info, Split(whole.images[:images], whole.labels[:images])
 
 
 def work(variant: str, model: str, data: Path, images: int, device: torch.device, start_method: str, turns: Connection):
@@ -41,7 +41,7 @@ def work(variant: str, model: str, data: Path, images: int, device: torch.device
     set_start_method(start_method, force=True)  # for the DataLoader's workers; this process would hand down its own
     torch.zeros(1, device=device)
     torch_alone = host_memory()
-    epoch = VARIANTS[variant](model, read_images(data, images), device)
+    epoch = VARIANTS[variant](model, *read_images(data, images), device)
     while number := turns.recv():
         start = time.perf_counter()
         epoch(number)
@@ -84,21 +84,27 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=FULL_EPOCH, help="how many of them an epoch has")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each variant, the first not counted")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--device", choices=("cpu", "cuda"), help="the GPU where there is one, else the CPU")
     args = parser.parse_args()
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA starts, which is later
 
-    images = len(read_images(args.data, args.images).labels)
+    info, split = read_images(args.data, args.images)
+    images = len(split.labels)
     for name in args.models:
-        flops = training_flops(new_model(name, torch.device("cpu")), IMAGE_SIZE, FULL_EPOCH * RECIPE.epochs)
-        backend = choose_backend(PARAMS.train.precision, PARAMS.train.compile, flops)
+        recipe = RECIPES[name]
+        backend = choose_backend(recipe.train, FULL_EPOCH * recipe.settings.epochs)
         measured = measure(name, args.data, images, args.epochs, backend.device)
-        print_table(name, images, backend, measured, floor_seconds(name, IMAGE_SIZE, images, backend))
+        floor = floor_seconds(new_model(name, info), info.image_size, images, backend)
+        print(
+            f"\n{name}, {images:,} images an epoch, {backend}, PyTorch {torch.__version__}, floor {floor:.2f} s an epoch"
+        )
+        print(table(speeds(images, backend, measured, floor)), flush=True)
 
 
-def print_table(name: str, images: int, backend: Backend, measured: dict[str, list[tuple]], floor: float) -> None:
+def speeds(images: int, backend: Backend, measured: dict[str, list[tuple]], floor: float) -> list[dict[str, str]]:
+    """A row for each variant: medians over the epochs after the first."""
     rows, slowest = [], None
     for variant, of_epochs in measured.items():
         seconds, host, on_device = zip(*of_epochs, strict=True)
@@ -117,8 +123,7 @@ def print_table(name: str, images: int, backend: Backend, measured: dict[str, li
                 "device memory, GiB": f"{max(on_device) / 2**30:.2f}" if any(on_device) else "",
             }
         )
-    print(f"\n{name}, {images:,} images an epoch, {backend}, PyTorch {torch.__version__}, floor {floor:.2f} s an epoch")
-    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True), flush=True)
+    return rows
 
 
 if __name__ == "__main__":

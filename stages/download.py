@@ -1,47 +1,40 @@
-"""Read the data set that params.yaml names and write it as data/train.npz, data/test.npz and data/dataset.json.
+"""Read the images that params.yaml names and write them to data/.
 
 python -m stages.download
 """
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
 from pathlib import Path
 
-from stages import cli
-from stages.core.dataset import Source, describe, write_split
-from stages.core.image_files import read_image_files
-from stages.core.sources import cifar10, digits
-from stages.files import replacing, write_json
-from stages.params import Data, load_params
-
-CACHE = Path(".cache/cifar10")
+from stages.common import cli
+from stages.common.dataset import write_dataset
+from stages.common.inputs import Inputs
+from stages.common.params import Data, load_params
+from stages.datasets import cifar10, digits, image_files
+from stages.datasets.source import Source, describe
 
 
 def main(args: Namespace) -> None:
-    data = load_params().data
-    source = read_source(data)
-    info = describe(source, data.source)
-
-    folder = Path("data")
-    for name, split in (("train", source.train), ("test", source.test)):
-        with replacing(folder / f"{name}.npz", "wb") as file:
-            write_split(file, split)
-    write_json(folder / "dataset.json", asdict(info))
+    inputs = Inputs(lambda: load_params().data)
+    source = read_source(inputs.settings)
+    info = describe(source, inputs.settings.source)
+    inputs.check()
+    write_dataset(info, source.train, source.test)
     print(
-        f"{info.name}: {info.counts['train']:,} training and {info.counts['test']:,} test images, "
+        f"{info.name}: {info.counts.train:,} training and {info.counts.test:,} test images, "
         f"{len(info.classes)} classes, {info.image_size}×{info.image_size}"
     )
 
 
 def read_source(data: Data) -> Source:
-    path = Path(data.path).expanduser() if data.path else None
+    path = Path(data.path) if data.path else None
     match data.source:
         case "cifar10":
-            return cifar10(path, data.image_size, CACHE)
+            return cifar10.read(path, data.image_size)
         case "images":
-            return read_image_files(path, data.image_size)
+            return image_files.read(path, data.image_size)
         case "digits":
-            return digits(data.image_size)
+            return digits.read(data.image_size)
 
 
 if __name__ == "__main__":

@@ -1,104 +1,100 @@
-"""Test every trained model in fp32 on the whole test set, and compare the pairs that the experiment asks about.
+"""Test the model of every run in fp32 on the whole test set, and compare the pairs under `compare`.
 
 python -m stages.evaluate
 """
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import torch
 
-from stages import cli
-from stages.core import quality
-from stages.core.dataset import Split, read_info, read_split
-from stages.core.device import choose_backend
-from stages.core.errors import UserError
-from stages.core.images import Normalise
-from stages.core.prediction import predict
-from stages.core.significance import compare_on_images
-from stages.core.weights import Card, load_model
-from stages.files import write_csv, write_json
-from stages.wording import scientific, verdict
-
-DATA, MODELS = Path("data"), Path("models")
-# The experiment's questions: is the first run's model better than the second's, and what sets the two apart?
-QUESTIONS = [("resnet", "cnn", "model"), ("resnet", "resnet_ablation", "weight decay")]
+from stages.common import cli, files
+from stages.common.dataset import DatasetInfo, read_info, read_split
+from stages.common.errors import UserError, listed, printable, shown
+from stages.common.files import of_run, write_csv, write_json
+from stages.common.inputs import Inputs
+from stages.common.params import PARAMS, PIPELINE, load_params, load_runs
+from stages.evaluation.results import Tested, compare
+from stages.training.checkpoint import discard_finished
+from stages.training.weights import Classifier, load_model
 
 
 def main(args: Namespace) -> None:
-    info = read_info(DATA)
-    test = read_split(DATA, "test", info)
-    paths = sorted(MODELS.glob("*.safetensors"))
-    if not paths:
-        raise UserError(f"{MODELS}/: no trained model in it; train them with `dvc repro`")
+    inputs = Inputs(lambda: (load_params().compare, load_runs()), files.DATA, files.MODELS, files.HISTORY)
+    pairs, runs = inputs.settings[0], sorted(inputs.settings[1])
+    check_pairs(pairs, runs)
+    check_models(runs)
+    info = read_info()
+    test = read_split("test", info)
+    curves = gathered_histories(runs)
 
-    cards, evaluation, predictions, by_class, bins = {}, {}, {}, {}, {}
-    for path in paths:
-        card, probabilities = test_probabilities(path, test, info.classes)
-        predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-        cards[card.run] = card
-        evaluation[card.run] = {
-            "model": card.title,
-            "seed": card.recipe["seed"],
-            **quality.summary(test.labels, probabilities),
-        }
-        predictions[card.run] = pd.DataFrame(
-            {
-                "index": range(len(test.labels)),
-                "actual": [info.classes[label] for label in test.labels],
-                "predicted": [info.classes[label] for label in predicted],
-                "confidence": confidence,
-            }
-        )
-        by_class[card.run] = quality.per_class(test.labels, predicted, info.classes)
-        bins[card.run] = quality.calibration(predicted == test.labels, confidence)
-        print(f"{card.run}: {evaluation[card.run]['accuracy']:.2%} of {len(test.labels):,} test images are right")
+    tested, summaries = {}, {}
+    for run in runs:
+        classifier = load_run(run, info)
+        tested[run] = Tested(run, test.labels, classifier.probabilities(test.images), info.classes)
+        summaries[run] = tested[run].summary(classifier.card.recipe, classifier.parameters)
+        print(f"{run}: {summaries[run].accuracy:.2%} of {len(test.labels):,} test images are right", flush=True)
+    compared = {name: compare(tested[first], tested[second]) for name, (first, second) in pairs.items()}
 
-    correct = {run: (table.actual == table.predicted).to_numpy() for run, table in predictions.items()}
-    evaluation["comparisons"] = [
-        compare(cards[first], cards[second], question, correct[first], correct[second])
-        for first, second, question in QUESTIONS
-        if {first, second} <= cards.keys()
-    ]
-    write_json(Path("metrics/evaluation.json"), evaluation)
-    for run, table in predictions.items():
-        write_csv(Path(f"plots/predictions/{run}.csv"), table)
-    write_csv(Path("plots/per_class.csv"), pd.concat(by_class, names=["run"]).reset_index("run"))
-    write_csv(Path("plots/calibration.csv"), pd.concat(bins, names=["run"]).reset_index("run"))
+    inputs.check()
+    clear_stale(runs, pairs)
+    write_json(files.EVALUATION, files.Evaluation(runs=summaries, comparisons=compared))
+    for name, pair in compared.items():
+        write_json(files.COMPARISONS / f"{name}.json", files.Comparison(difference=pair.difference, p=pair.p))
+    for run in runs:
+        write_csv(of_run(files.PREDICTIONS, run), tested[run].predictions())
+    write_csv(files.CURVES, curves)
+    write_csv(files.PER_CLASS, [row for run in runs for row in tested[run].by_class()])
+    write_csv(files.CALIBRATION, [row for run in runs for row in tested[run].by_confidence()])
+    for run in runs:  # DVC starts this stage only when it has the results of the trainings
+        discard_finished(run)
 
 
-def test_probabilities(path: Path, test: Split, classes: list[str]) -> tuple[Card, np.ndarray]:
-    """The model's card and its probabilities for each test image, float64 N×classes."""
-    card, model = load_model(path)
-    if card.run != path.stem:
-        raise UserError(f"{path}: the model of run {card.run}; train this one with `dvc repro`")
-    if card.classes != classes or card.image_size != test.images.shape[1]:
+def check_pairs(pairs: dict[str, list[str]], runs: list[str]) -> None:
+    for name, (first, second) in pairs.items():
+        if unknown := [run for run in (first, second) if run not in runs]:
+            raise UserError(
+                f"{PARAMS}: compare.{name} names {shown(unknown[0])}, which is no run of {PIPELINE}; there is "
+                f"{', '.join(runs)}"
+            )
+        if first == second:
+            raise UserError(f"{PARAMS}: compare.{name} compares {first} with itself; name two runs, or delete the line")
+
+
+def check_models(runs: list[str]) -> None:
+    """Raise a UserError if models/ holds one that belongs to no run: DVC keeps the outputs of a stage that is gone.
+
+    DVC does not know that this stage reads the names of the runs. So they must be those of the files, which it knows.
+    """
+    strangers = sorted(set(files.MODELS.glob("*.safetensors")) - {of_run(files.MODELS, run) for run in runs})
+    if strangers:
+        names = listed([printable(path) for path in strangers])
+        raise UserError(f"{names}: {PIPELINE} has no run of that name; delete the file, or restore the run's line")
+
+
+def gathered_histories(runs: list[str]) -> pd.DataFrame:
+    """All histories in one table: `run`, then the columns of Epoch."""
+    histories = {run: files.read_csv(of_run(files.HISTORY, run), files.Epoch) for run in runs}
+    return pd.concat(histories, names=["run"]).reset_index("run")
+
+
+def load_run(run: str, info: DatasetInfo) -> Classifier:
+    path = of_run(files.MODELS, run)
+    classifier = load_model(path)
+    of, trained = classifier.card.recipe.run, classifier.card.data
+    if of != run:
+        raise UserError(f"{path}: holds the model of run {of}; delete it and train {run} with `dvc repro`")
+    if (trained.classes, trained.image_size) != (info.classes, info.image_size):
         raise UserError(f"{path}: trained on other classes or sizes than data/ holds; train it with `dvc repro`")
-    backend = choose_backend("fp32", compile=False, flops=0)
-    normalise = Normalise(card.mean, card.std, backend.device)
-    logits = predict(backend.place(model), torch.from_numpy(test.images).to(backend.device), normalise, backend)
-    return card, logits.double().softmax(1).cpu().numpy()
+    return classifier
 
 
-def compare(first: Card, second: Card, question: str, first_right: np.ndarray, second_right: np.ndarray) -> dict:
-    """What metrics/evaluation.json says of a pair of runs; metrics/README.md explains the keys."""
-    comparison = compare_on_images(first_right, second_right)
-    if question == "model":
-        subject, names = "", (first.title, second.title)
-    else:
-        subject, names = question, tuple(scientific(card.recipe["weight_decay"]) for card in (first, second))
-    return {
-        "runs": [first.run, second.run],
-        "subject": subject,
-        "names": names,
-        "difference": round(comparison.difference, 6),
-        "interval": [round(limit, 6) for limit in comparison.interval],
-        "p": float(f"{comparison.p:.3g}"),
-        "only_right": [int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())],
-        "verdict": verdict(subject, names, comparison, f"{first_right.size:,} test images"),
-    }
+def clear_stale(runs: list[str], pairs: dict[str, list[str]]) -> None:
+    """Delete the results of runs and pairs that are gone. DVC does so before it starts this stage; a person may not."""
+    wanted = {of_run(files.PREDICTIONS, run) for run in runs} | {files.COMPARISONS / f"{name}.json" for name in pairs}
+    for folder, kind in ((files.PREDICTIONS, "*.csv"), (files.COMPARISONS, "*.json")):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in set(folder.glob(kind)) - wanted:
+            path.unlink()
 
 
 if __name__ == "__main__":

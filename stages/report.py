@@ -1,142 +1,74 @@
-"""Say what the runs show: write report/index.html, report/report.md and report/figures/, and print the findings.
+"""Write what the runs show as a page, report/index.html, as report/report.md and as report/figures/, and print it.
 
 python -m stages.report
 """
 
-import base64
-import io
-import re
+import json
+import textwrap
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-from PIL import Image
+from stages.common import cli
+from stages.common.dataset import DatasetInfo, read_info, read_split
+from stages.common.errors import shown
+from stages.common.files import write_bytes
+from stages.common.formats import DATA, REPORT
+from stages.common.inputs import Inputs
+from stages.common.params import Params, load_params
+from stages.reporting import drawing, findings, page, provenance, tables
+from stages.reporting.results import Results, read_results
 
-from stages import cli, figures, findings, provenance
-from stages.core.dataset import DatasetInfo, read_info, read_split
-from stages.files import replacing, write_text
-from stages.params import load_params
-from stages.results import Run, read_runs, read_study
-from stages.wording import duration, percent
-
-REPORT = Path("report")
-BASELINE, REFERENCE, ABLATION = "cnn", "resnet", "resnet_ablation"
-GALLERY = 12  # images
-THUMBNAIL = 192  # pixels at most, twice what the page shows
+COLUMNS = 80  # of a terminal
 
 
 def main(args: Namespace) -> None:
-    params = load_params()
-    info = read_info(Path("data"))
-    runs, pairs = read_runs([BASELINE, REFERENCE, ABLATION])
-    study, foreign_study = read_study(runs, params.seed)
-    charts = {
-        "accuracy": (figures.accuracy, runs),
-        "loss": (figures.loss, runs),
-        "generalisation_gap": (figures.gap, runs),
-        "learning_rate": (figures.learning_rate, runs),
-        "per_class": (figures.per_class, runs),
-        **{f"reliability_{run.name}": (figures.reliability, run, figures.colours(runs)[run.name]) for run in runs},
-    }
-    if study is not None:
-        charts["seeds"] = (figures.seeds, study["accuracy"], runs)
+    inputs = Inputs(load_params, DATA, Path("metrics"), Path("plots"))
+    params, info = inputs.settings, read_info()
+    test = read_split("test", info)
+    results = read_results(info, test, params.seed)
+    content = gather(params, info, results)
+    fonts, lacking = drawing.find_fonts(info.classes)
+    draw, charts = partial(drawing.chart, fonts=fonts), page.charts(results)
+    light, dark = ({name: draw(*chart, form="svg", dark=on) for name, chart in charts.items()} for on in (False, True))
+    files = {f"figures/{name}.png": draw(*chart, form="png") for name, chart in charts.items()}
+    files["index.html"] = page.html(content, light, dark, page.galleries(results, test.images)).encode()
+    files["report.md"] = page.text(content).encode()
+
+    inputs.check()
+    for name, file in files.items():
+        write_bytes(REPORT / name, file)
+    print(tables.summary(results.runs), end="\n\n")
+    for found in content["answers"]:
+        print(textwrap.fill(" ".join([f"{found['verdict']}.", *found["facts"][:1]]), COLUMNS), end="\n\n")
+    if lacking:
+        print(f"No installed font has {shown(lacking)}: boxes take their place in the figures; install one.")
+    print(f"Report: {REPORT / 'index.html'}")
+
+
+def gather(params: Params, info: DatasetInfo, results: Results) -> dict[str, Any]:
+    """The content of both forms of the report."""
+    runs, pairs, study, keep = results.runs, results.pairs, results.study, params.train.keep
     settings = provenance.flat(params.model_dump())
-    content = {
+    return {
+        "title": f"{' against '.join(pairs[0].names) if pairs else f'{len(runs)} runs'} on {info.name}",
         "data": info,
         "runs": runs,
-        "caveats": findings.caveats(info, params, runs),
+        "caveats": "; ".join(findings.caveats(info, params, runs)),
         "answers": [findings.answer(pair, study) for pair in pairs],
-        "notes": findings.notes(params, study, foreign_study),
-        "tables": {
-            pair.subject.capitalize() or "Model comparison": findings.pair_table(pair, params.train.keep)
-            for pair in pairs
-        },
-        "study": None if study is None else findings.study_tables(study, runs, pairs),
-        "confusions": {run.name: findings.confusion(run, info.classes) for run in runs},
-        "per_class": findings.per_class_table(runs),
-        "params": settings,
-        "revision": provenance.revision(),
-        "changed": provenance.code_is_changed(),
-        "repeat": provenance.repeat(settings),
+        "notes": findings.notes(params, results),
+        "run_table": tables.run_table(runs, keep),
+        "pairs": [(pair.title, tables.pair_table(pair, keep)) for pair in pairs if not pair.same_recipe],
+        "study": None if study is None else tables.study_tables(study, results),
+        "confusions": [tables.confusion(run, info.classes) for run in runs] if tables.few(info.classes) else [],
+        "confused": [tables.confused(run) for run in runs],
+        "classes": tables.class_table(runs, range(len(info.classes))),
+        "extremes": tables.class_table(runs, tables.extremes(runs)),
+        "params": {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()},
+        "origin": provenance.origin(settings),
     }
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=lambda name: name.startswith("index.html"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    templates.filters |= {"duration": duration, "percent": percent, "code": backticks_to_code, "markdown": markdown}
-    page = templates.get_template("index.html.j2").render(
-        content,
-        charts={name: figures.svg(name, *chart) for name, chart in charts.items()},
-        palette=figures.COLOURS,
-        colours={name: figures.VARIABLES[colour] for name, colour in figures.colours(runs).items()},
-        galleries=galleries(pairs[0].first, pairs[0].second, info),
-    )
-    text = templates.get_template("report.md.j2").render(content, charts=list(charts))
-
-    for name, chart in charts.items():
-        with replacing(REPORT / "figures" / f"{name}.png", "wb") as file:
-            file.write(figures.png(*chart))
-    write_text(REPORT / "index.html", page)
-    write_text(REPORT / "report.md", text)
-    print(findings.run_table(runs).to_string(index=False), end="\n\n")
-    for answer in content["answers"]:
-        print(answer["verdict"] + ".", *answer["facts"], sep="\n  ")
-    print(*content["notes"], f"Report: {REPORT / 'index.html'}", sep="\n")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    escaped = table.map(str).map(escape_pipes).rename(index=escape_pipes, columns=escape_pipes)
-    return escaped.to_markdown(index=table.index.name is not None, disable_numparse=True)
-
-
-def escape_pipes(cell: str) -> str:
-    return cell.replace("|", "\\|") if isinstance(cell, str) else cell
-
-
-def backticks_to_code(text: str) -> Markup:
-    return Markup(re.sub(r"`(.*?)`", r"<code>\1</code>", str(escape(text))))
-
-
-def galleries(first: Run, second: Run, info: DatasetInfo) -> list[dict]:
-    """The test images that the better of two runs has wrong with most confidence, and those on which the two differ
-    with most confidence of both."""
-    better, other = sorted((first, second), key=lambda run: -run.evaluation["accuracy"])
-    images = read_split(Path("data"), "test", info).images
-    one, two = better.predictions, other.predictions
-    mistakes = one[one.predicted != one.actual].sort_values("confidence", ascending=False, kind="stable")
-    differing = one[one.predicted != two.predicted]
-    by_both = np.minimum(one.confidence, two.confidence)[differing.index].sort_values(ascending=False, kind="stable")
-
-    def picture(index: int, lines: list[str]) -> dict:
-        file, image = io.BytesIO(), Image.fromarray(images[index])
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        image.save(file, format="PNG", optimize=True)
-        return {"png": base64.b64encode(file.getvalue()).decode(), "actual": one.actual[index], "lines": lines}
-
-    def says(run: Run, index: int, who: str) -> str:
-        return f"{who}{run.predictions.predicted[index]}, {run.predictions.confidence[index]:.1%}"
-
-    return [
-        {
-            "title": f"What {better.architecture} gets wrong with most confidence",
-            "count": len(mistakes),
-            "pictures": [picture(index, [says(better, index, "taken for ")]) for index in mistakes.index[:GALLERY]],
-        },
-        {
-            "title": f"What {better.architecture} and {other.architecture} disagree on with most confidence",
-            "count": len(differing),
-            "pictures": [
-                picture(index, [says(run, index, f"{run.architecture}: ") for run in (better, other)])
-                for index in by_both.index[:GALLERY]
-            ],
-        },
-    ]
 
 
 if __name__ == "__main__":
-    cli.run(main, ArgumentParser(prog="report", description=__doc__.partition("\n")[0]))
+    cli.run(main, ArgumentParser(prog="report", description="Write what the runs show as a page, and print it."))

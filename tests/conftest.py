@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -6,8 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from tests.pipeline import SMALL, Clone
+import yaml
+
+from stages.common.dataset import Counts, DatasetInfo, Split, write_dataset
+from stages.common.params import PARAMS, read_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,17 +29,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def stage() -> Callable[..., subprocess.CompletedProcess]:
-    """Run a stage as DVC does, in a process of its own in the current folder.
+    """Run a stage as DVC does, in a process of its own in the current folder, on the CPU.
 
-    With `kill_when`, it is sent a signal as soon as that returns true, unless it has ended before.
+    With `kill_when`, it is sent a signal as soon as that returns true, unless it has ended before. `environment` is set
+    beside what there is; `PYTHONPATH` says which copy of the project runs.
     """
 
     def run(
-        *command: str, kill_when: Callable[[], bool] | None = None, by: signal.Signals = signal.SIGKILL
+        *command: str,
+        kill_when: Callable[[], bool] | None = None,
+        by: signal.Signals = signal.SIGKILL,
+        **environment: str,
     ) -> subprocess.CompletedProcess:
+        # A GPU would change what the tests of processes compare, and is not shared among several.
+        settings = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | environment
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -45,3 +59,77 @@ def stage() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Callable[..., None]:
+    """Write small random data of two classes, and parameters for small models, into the current folder."""
+
+    def write(size: int = 8, train: int = 40, test: int = 20, **changes: object) -> None:
+        random = np.random.default_rng(0)
+
+        def noise(count: int) -> Split:
+            images = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+            return Split(images, random.integers(0, 2, count))
+
+        info = DatasetInfo(
+            name="noise",
+            source="images",
+            sha256="ab" * 32,
+            classes=["cat", "dog"],
+            image_size=size,
+            counts=Counts(train=train, test=test),
+            mean=[0.5, 0.5, 0.5],
+            std=[0.29, 0.29, 0.29],
+        )
+        write_dataset(info, noise(train), noise(test))
+        params = read_yaml(ROOT / PARAMS)
+        params["data"]["image_size"] = size
+        params["train"] |= {"batch_size": 16, "learning_rate": 0.01}
+        params["cnn"]["epochs"] = params["resnet"]["epochs"] = 2
+        params["resnet"] |= {"base_channels": 16, "blocks": [1, 1, 1, 1]}
+        for name, value in changes.items():  # section__key=value
+            section, _, key = name.partition("__")
+            (params[section] if key else params).__setitem__(key or section, value)
+        PARAMS.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    return write
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, prepare) -> Path:
+    """An empty project: a folder with small data and parameters, and the current one."""
+    monkeypatch.chdir(tmp_path)
+    prepare()
+    return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    """Mount a real file system of so many KiB and make it the current folder; root alone may."""
+    mounted: list[Path] = []
+
+    def mount(kibibytes: int) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("this user may not mount a file system")
+        mounted.append(folder)
+        monkeypatch.chdir(folder)
+        return folder
+
+    yield mount
+    monkeypatch.undo()
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Clone:
+    """A clone in which `make demo` has run with the small experiment, for reading and copying; `said` is its output."""
+    clone = Clone.of_work_tree(tmp_path_factory.mktemp("pipeline") / "finished")
+    done = clone.attempt("make", "--no-print-directory", "demo", f"DEMO={' '.join(SMALL)}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    clone.said = done.stdout + done.stderr
+    return clone

@@ -1,0 +1,77 @@
+"""Is a difference in accuracy more than chance? Between two models on the same images, and two recipes over seeds.
+
+Accuracies and their differences are fractions, first less second; every interval is a 95 % interval.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+SIGNIFICANT = 0.05  # p values below it are called significant
+LEVEL = 1 - SIGNIFICANT  # of every interval
+RESAMPLES = 9999
+# Seeds for a verdict. Of two, the t distribution has one degree of freedom: an interval is 12.7 standard errors wide on
+# either side, and holds only as far as the tails of the differences are those of a normal distribution.
+ENOUGH_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much better the first of two is than the second."""
+
+    difference: float  # in [-1, 1]
+    interval: tuple[float, float]
+    p: float  # chance of a difference at least as large, if there were none
+
+    @property
+    def significant(self) -> bool:
+        return self.p < SIGNIFICANT
+
+
+def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
+    """Interval of an accuracy, in [0, 1] (Wilson 1927, *Probable inference*).
+
+    Args:
+        correct: bool N, true for each image that is classified rightly.
+    """
+    interval = stats.binomtest(int(correct.sum()), correct.size).proportion_ci(LEVEL, "wilson")
+    return float(interval.low), float(interval.high)
+
+
+def compare_on_images(first: np.ndarray, second: np.ndarray) -> Comparison:
+    """Compare two models on the same images.
+
+    The interval is the percentile bootstrap over images (Efron 1979), which keeps the two answers to an image together;
+    p is that of McNemar's exact test (1947), on the images that one model alone has right.
+
+    Args:
+        first, second: bool N each, true for each image that the model classifies rightly.
+    """
+    gain = first.astype(np.int8) - second.astype(np.int8)  # N, of -1, 0 and 1
+    bootstrap = stats.bootstrap(
+        (gain,), np.mean, n_resamples=RESAMPLES, batch=500, method="percentile", confidence_level=LEVEL, random_state=0
+    )
+    only_first, only_second = int((gain == 1).sum()), int((gain == -1).sum())
+    p = stats.binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
+    low, high = bootstrap.confidence_interval
+    return Comparison(float(gain.mean()), (float(low), float(high)), float(p))
+
+
+def compare_over_seeds(first: np.ndarray, second: np.ndarray, images: int) -> Comparison:
+    """Compare two recipes by the accuracies that each reached with the same seeds.
+
+    Student's paired t test (1908) and its interval, which hold as far as the differences are normally distributed. An
+    accuracy moves in steps of one test image. Differences that are all alike do not show that seeds change nothing:
+    with few images the change is often less than a step. So a smaller standard deviation counts as one step.
+
+    Args:
+        first, second: accuracies, float S each, of the same S seeds in the same order; S is two or more.
+        images: number of test images on which each accuracy was measured.
+    """
+    differences = first - second  # S
+    seeds, mean = len(differences), float(differences.mean())
+    error = max(float(differences.std(ddof=1)), 1 / images) / np.sqrt(seeds)  # standard error of the mean
+    half = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * error
+    p = 2 * stats.t.sf(abs(mean) / error, seeds - 1)
+    return Comparison(mean, (float(max(mean - half, -1)), float(min(mean + half, 1))), float(p))

@@ -1,0 +1,213 @@
+"""The state of a training on disk, from which it is resumed when the stage is run again."""
+
+import fcntl
+import json
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from stages.common.errors import UserError, explain, printable
+from stages.common.files import Epoch, read_bytes, replacing
+from stages.common.inputs import Inputs
+from stages.common.params import Recipe, Section
+from stages.training import tensor_file
+from stages.training.loop import State
+
+FOLDER = Path(".cache/training")  # outside of DVC's outputs, which DVC removes before it starts a stage
+INTERVAL = 5  # seconds between two checkpoints, at least
+
+
+class Header(Section):
+    """The part of a checkpoint beside its tensors."""
+
+    fingerprint: dict[str, str]
+    workers: str
+    history: list[Epoch]
+    seconds: float
+    training_seconds: float
+    finished: bool
+
+
+class Checkpoint:
+    """One file, written in the background while the next epoch is trained.
+
+    It stays when the training is over, until DVC has the results (see `discard_finished`): if they are lost before,
+    the next run writes them again without training.
+
+    Args:
+        run: the name of the run.
+        fingerprint: everything that the result follows from; a checkpoint with another one is not used.
+        workers: number and kind of the devices. Resuming on others is allowed; the last digits will differ.
+    """
+
+    def __init__(self, run: str, fingerprint: dict[str, str], workers: str):
+        self.path, self.fingerprint, self.workers = FOLDER / f"{run}.safetensors", fingerprint, workers
+        self.writer = ThreadPoolExecutor(max_workers=1)
+        self.writing: Future | None = None
+        self.snapshot: Snapshot | None = None
+        self.saved = 0  # epochs
+        self.time = float("-inf")  # of the last checkpoint
+
+    def load(self) -> State | None:
+        """The state that an earlier training left, or None; prints a line where one that is there is not used."""
+        if not self.path.exists():
+            return None
+        try:
+            text, tensors = tensor_file.from_bytes(read_bytes(self.path))
+            found = Header.model_validate(text)
+        except (UserError, ValueError) as error:
+            reason = explain(error) if isinstance(error, ValidationError) else printable(error)
+            print(f"{self.path}: starting from epoch 1, because this checkpoint cannot be used: {reason}")
+            return None
+        changed = [what for what, digest in self.fingerprint.items() if found.fingerprint.get(what) != digest]
+        if changed:
+            print(f"{self.path}: starting from epoch 1, because this checkpoint has other {' and '.join(changed)}")
+            return None
+        if found.workers != self.workers:
+            print(f"{self.path}: begun on {found.workers}, resumed on {self.workers}: the last digits will differ")
+        parts: dict[str, dict[str, Tensor]] = {"step": {}, "best": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        return State(parts["step"], found.history, parts["best"], found.seconds, found.training_seconds)
+
+    def save(self, state: State, finished: bool) -> None:
+        """Write the state, unless the last checkpoint is younger than INTERVAL; that of a finished training always.
+
+        The training goes on while it is written. A checkpoint that cannot be written costs a line and no training.
+        """
+        if finished:
+            self._wait()
+        elif time.monotonic() < self.time + INTERVAL or (self.writing and not self.writing.done()):
+            return
+        self._report()
+        self.time = time.monotonic()
+        header = Header(
+            fingerprint=self.fingerprint,
+            workers=self.workers,
+            history=state.history,
+            seconds=state.seconds,
+            training_seconds=state.training_seconds,
+            finished=finished,
+        )
+        self.saved = len(state.history)
+        self.snapshot = self.snapshot or Snapshot(state)
+        self.writing = self.writer.submit(self._write, header.model_dump(), self.snapshot, self.snapshot.take(state))
+        if finished:
+            self._wait()
+            self._report()
+
+    def _write(self, header: dict[str, Any], snapshot: "Snapshot", copied: torch.cuda.Event | None) -> None:
+        # No tensor operation in this thread: OpenMP would start threads for it as well, and once it has more threads
+        # than there are cores, those of the training sleep at each wait.
+        if copied:
+            copied.synchronize()
+        with replacing(self.path) as file:
+            file.write(snapshot.layout.head(header, snapshot.content))
+            file.write(snapshot.content)
+
+    def _wait(self) -> None:
+        if self.writing:
+            self.writing.exception()
+
+    def _report(self) -> None:
+        """Say in a line that the checkpoint before could not be written."""
+        error = self.writing.exception() if self.writing else None
+        self.writing = None
+        if isinstance(error, OSError) and self.snapshot:
+            reason = f"{error.strerror}, {self.snapshot.layout.size / 2**20:,.0f} MiB are needed"
+            print(f"{self.path}: no checkpoint ({reason}); the training goes on, but an interruption would lose it")
+        elif error:
+            raise error
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._wait()
+        self._report()
+        self.writer.shutdown()
+
+
+class Snapshot:
+    """A copy of a state in one flat buffer: made on the device at once, and from there on the host by a stream beside
+    the training's.
+
+    Args:
+        state: the first state, whose tensors have the shapes of all that follow.
+    """
+
+    def __init__(self, state: State):
+        tensors = self._named(state, with_best=True)
+        device = next(iter(state.tensors.values())).device
+        self.layout = tensor_file.Layout(tensors)
+        self.buffer = torch.empty(self.layout.size, dtype=torch.uint8, device=device)
+        self.views = self.layout.views(self.buffer, tensors)
+        self.host, self.stream = self.buffer, None
+        if device.type == "cuda":
+            self.host = torch.empty_like(self.buffer, device="cpu", pin_memory=True)
+            self.stream = torch.cuda.Stream(device)
+        self.content: memoryview = self.host.numpy().data
+        self.best = 0  # the epoch of the best weights in the buffer
+
+    def take(self, state: State) -> torch.cuda.Event | None:
+        """Copy the state; returns the event after which `content` has it, None where it has it already."""
+        tensors = self._named(state, with_best=state.best.epoch != self.best)
+        torch._foreach_copy_([self.views[name] for name in tensors], list(tensors.values()))
+        self.best = state.best.epoch
+        if self.stream is None:
+            return None
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            self.host.copy_(self.buffer, non_blocking=True)
+        return self.stream.record_event()
+
+    @staticmethod
+    def _named(state: State, with_best: bool) -> dict[str, Tensor]:
+        tensors = {f"step.{name}": tensor for name, tensor in state.tensors.items()}
+        best = {f"best.{name}": tensor for name, tensor in state.best_weights.items()} if with_best else {}
+        return tensors | best
+
+
+def fingerprint(inputs: Inputs[Recipe], device: str) -> dict[str, str]:
+    """All that the bytes of a training follow from, but for the number of threads and processes.
+
+    Args:
+        device: the kind of device, see `Backend.kind`.
+    """
+    return {
+        "parameters": inputs.settings.model_dump_json(),
+        "data": json.dumps(inputs.data),
+        "code": json.dumps(inputs.code),
+        "torch": torch.__version__,
+        "device": device,
+    }
+
+
+def locked(run: str) -> IO[bytes]:
+    """Hold the training of this run for this process, until the file returned is closed or the process ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    file = open(FOLDER / f"{run}.lock", "ab")  # noqa: SIM115 - while the lock is held
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"{run}: another process trains this run in this folder; wait for it, or stop it") from error
+    return file
+
+
+def discard_finished(run: str) -> None:
+    """Remove the checkpoint of a finished training of this run, since DVC has its results; leave one to be resumed."""
+    path = FOLDER / f"{run}.safetensors"
+    try:
+        if path.exists() and Header.model_validate(tensor_file.from_bytes(read_bytes(path))[0]).finished:
+            path.unlink()
+    except (UserError, ValueError):
+        return  # damaged: the next training says so and starts from epoch 1

@@ -1,0 +1,191 @@
+"""The device and the way to compute on it, decided in one place: precision, memory format, compilation, determinism."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stages.common.errors import UserError, printable
+from stages.common.params import Recipe, Train
+from stages.training.cuda_graph import Replayed
+from stages.training.distributed import Processes, is_lost_connection
+
+OLDEST_TORCH = (2, 11)
+
+# GPU trainings on this many images are compiled: 100 epochs of CIFAR-10. An estimate: compiling takes about 15 s, and
+# saves about 0.1 s an epoch. On a CPU no model gains by it (docs/performance.md).
+COMPILE_FROM_IMAGES = 5_000_000
+
+ALONE = Processes()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A device set up by `choose_backend`."""
+
+    device: torch.device
+    precision: str  # fp32, tf32 or bf16
+    compile: bool
+    processes: Processes = ALONE
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move the model to the device, in the memory format in which its convolutions are fastest."""
+        return model.to(self.device).to(memory_format=torch.channels_last)
+
+    def autocast(self) -> AbstractContextManager:
+        # Without the cache of cast weights, which a captured CUDA graph would take for constants.
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Copy a host tensor over without waiting for the device."""
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def compiled(self, function: Callable) -> Callable:
+        """The function, compiled where that was chosen."""
+        if not self.compile:
+            return function
+        # Inductor chooses kernels by a clock unless told otherwise. The switch of torch.use_deterministic_algorithms
+        # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
+        whole = self.processes.world_size == 1  # DistributedDataParallel breaks the graph
+        return torch.compile(function, dynamic=False, fullgraph=whole, options={"deterministic": True})
+
+    def replayed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
+        """The function, captured as a CUDA graph (see `Replayed`) where one process trains on a GPU.
+
+        NCCL's collectives can be captured too, but torch asks to turn off the error handling of NCCL for it, and then a
+        rank that dies leaves the others in a replay that never ends.
+        """
+        alone = self.processes.world_size == 1
+        return Replayed(function, state) if self.device.type == "cuda" and alone else function
+
+    @property
+    def device_name(self) -> str:
+        """The number and the kind of devices, for people."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            threads = torch.get_num_threads()
+            name = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        return name if self.processes.world_size == 1 else f"{self.processes.world_size} × {name}"
+
+    @property
+    def kind(self) -> str:
+        """What a training must have in common with an interrupted one to resume it."""
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else "CPU"
+        libraries = f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_gpu else ""
+        return f"{name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}{libraries}"
+
+    def __str__(self) -> str:
+        return f"{self.device_name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
+
+
+def choose_backend(train: Train, images: int, processes: Processes = ALONE) -> Backend:
+    """The first GPU if there is one, of several processes each its own, else the CPU, set up so that the same inputs
+    give the same bytes.
+
+    Args:
+        train: `precision`, `auto` for bf16 on a GPU that has it, else fp32; and `compile`, `auto` for a GPU, where a
+            compiler is there and the training long enough. `auto` must not depend on timing: compiled and eager kernels
+            round differently.
+        images: number of images to be trained on, over all epochs.
+
+    Raises:
+        UserError: the device lacks what was asked for, or PyTorch is too old.
+    """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise UserError(f"PyTorch {oldest} or newer is needed, and this is {torch.__version__}")
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", processes.local_rank) if on_gpu else torch.device("cpu")
+    lacking = _lacking_compiler(on_gpu)
+    compile = train.compile
+    if compile == "auto":
+        compile = on_gpu and lacking is None and images >= COMPILE_FROM_IMAGES
+    elif compile and lacking:
+        raise UserError(f"train.compile = True: torch.compile needs {lacking}; install it, or use auto or false")
+    backend = Backend(device, _precision(train.precision, on_gpu), bool(compile), processes)
+    configure(backend.precision)
+    return backend
+
+
+@contextlib.contextmanager
+def explained(recipe: Recipe, backend: Backend) -> Iterator[None]:
+    """Turn errors of torch that a user can do something about into a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        world_size = backend.processes.world_size
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise UserError(
+                f"{backend.device_name} ran out of memory at train.batch_size = {recipe.train.batch_size} with "
+                f"{recipe.settings.title}; make the batch or the model smaller"
+            ) from error
+        if world_size > 1 and is_lost_connection(error):
+            raise UserError(
+                f"another of the {world_size} processes ended, and with it this training; see what it said, and run "
+                "this again to resume"
+            ) from error
+        raise
+
+
+def exact_backend() -> Backend:
+    """The first GPU or the CPU in fp32: for predictions, not for speed."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    configure("fp32")
+    return Backend(device, "fp32", compile=False)
+
+
+def _precision(wanted: str, on_gpu: bool) -> str:
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    if wanted == "tf32" and not on_gpu:
+        raise UserError("train.precision = 'tf32': this machine has no GPU; use auto or fp32")
+    if wanted == "bf16" and on_gpu and not has_bf16:
+        raise UserError(f"train.precision = 'bf16': {torch.cuda.get_device_name()} lacks it; use auto, tf32 or fp32")
+    return wanted
+
+
+def _lacking_compiler(on_gpu: bool) -> str | None:
+    """The thing that torch.compile would miss: Triton builds a C extension, Inductor's CPU kernels are C++."""
+    if not on_gpu:
+        has_compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+        return None if has_compiler else "a C++ compiler (g++ or clang++)"
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        return "a C compiler (gcc or clang)"
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    return None if header.exists() else f"Python's headers ({header}, Debian's python3-dev)"
+
+
+def configure(precision: str) -> None:
+    """Set up torch for the same bytes from the same inputs, in this precision."""
+    known = (":4096:8", ":16:8")
+    if os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", known[0]) not in known:
+        found = printable(os.environ["CUBLAS_WORKSPACE_CONFIG"])
+        raise UserError(f"CUBLAS_WORKSPACE_CONFIG = {found}: the same bytes need {' or '.join(known)}; unset it")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it would write every new tensor twice
+    torch.backends.cudnn.benchmark = False  # it chooses kernels by a clock
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse what is freed. By default it unmaps large tensors, and each step waits for new, zeroed pages."""
+    if platform.libc_ver()[0] == "glibc":
+        libc, m_trim_threshold, m_mmap_max = ctypes.CDLL(None), -1, -4  # as in malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, -1)

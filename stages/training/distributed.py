@@ -1,0 +1,151 @@
+"""Several processes that train one model together, as torchrun starts them: shards, all-reduce, a rank that dies."""
+
+import contextlib
+import inspect
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Thread
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stages.common.errors import UserError
+from stages.common.params import Train
+
+LOST = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe")  # in gloo's messages
+TIMEOUT = timedelta(minutes=5)  # for a collective whose other ranks do not come
+GRACE = 5  # seconds between SIGTERM and the end of a rank that waits for the device and cannot handle it
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One of `world_size` processes that train together; alone, each method does nothing or returns its argument."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0  # among those on this machine
+
+    def shard(self, batch: Tensor) -> tuple[Tensor, float]:
+        """This process's slice of the batch that a single process would use, and the weight of the slice's mean loss.
+
+        The mean over the processes of these losses, weighted, is the mean over the batch. A process without a row takes
+        the first one with weight 0, so that all take part in each all-reduce.
+        """
+        rows = batch.tensor_split(self.world_size)[self.rank]
+        return (rows, len(rows) * self.world_size / len(batch)) if len(rows) else (batch[:1], 0.0)
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """The model, whose gradients after a backward pass are the mean over the processes."""
+        if self.world_size == 1:
+            return model
+        # Statistics of batch normalisation are averaged once an epoch instead of being copied from rank 0 each step.
+        # The argument has another name since torch 2.14.
+        known = inspect.signature(DistributedDataParallel).parameters
+        copied = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {copied: False}
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace the tensor with its sum over the processes."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each floating-point tensor with its mean over the processes."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                if tensor.is_floating_point():
+                    dist.all_reduce(tensor)
+                    tensor /= self.world_size
+
+    def broadcast(self, value: Any) -> Any:
+        """The value that rank 0 passed."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def check_same(self, digest: str) -> None:
+        """Raise a RuntimeError if another process passed another digest."""
+        if self.world_size > 1:
+            digests: list[str | None] = [None] * self.world_size
+            dist.all_gather_object(digests, digest)
+            if len(set(digests)) > 1:
+                raise RuntimeError(f"the {self.world_size} processes ended with different weights: {digests}")
+
+
+def check_processes(train: Train, world_size: int) -> None:
+    """Raise a UserError if so many processes cannot train by these parameters."""
+    if train.batch_size < 2 * world_size:
+        raise UserError(
+            f"train.batch_size = {train.batch_size} is less than two images for each of the {world_size} processes; "
+            "raise it or start fewer"
+        )
+    if train.sync_batchnorm and world_size > 1 and not torch.cuda.is_available():
+        raise UserError("train.sync_batchnorm needs GPUs when several processes train; set it to false")
+
+
+@contextlib.contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """Meet the other processes that torchrun started, over NCCL on GPUs and gloo on CPUs, and leave them at the end.
+
+    Without torchrun the process is alone, also where Slurm or Kubernetes set WORLD_SIZE for purposes of their own.
+
+    Raises:
+        UserError: there are more processes on this machine than it has GPUs.
+    """
+    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+        yield Processes()
+        return
+    local_rank, on_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
+    if on_gpu and int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
+        raise UserError(
+            f"launcher: starts {os.environ['LOCAL_WORLD_SIZE']} processes on this machine, which has "
+            f"{torch.cuda.device_count()} GPUs; each needs its own"
+        )
+    device = torch.device("cuda", local_rank) if on_gpu else None
+    if device:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device)
+    _end_when_terminated()
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
+    finally:
+        dist.destroy_process_group()
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether the error says that another process is gone."""
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in LOST)
+
+
+def _end_when_terminated() -> None:
+    """End on SIGTERM also while the main thread waits in a collective, where Python's handlers cannot run.
+
+    torchrun sends it to all ranks when one has died, and kills them half a minute later without a word.
+    """
+    ours, notified = socket.socketpair()
+    notified.setblocking(False)
+    signal.set_wakeup_fd(notified.fileno(), warn_on_full_buffer=False)
+
+    def wait() -> None:
+        with notified:  # which would be closed, were it not referenced here
+            while ours.recv(1) != bytes([signal.SIGTERM]):
+                pass
+            with contextlib.suppress(TimeoutError):
+                ours.settimeout(GRACE)
+                ours.recv(1)
+        line = "train: terminated (SIGTERM) while it waited for another process; run it again to resume"
+        print(line, file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGTERM)
+
+    Thread(target=wait, daemon=True).start()

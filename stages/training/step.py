@@ -1,0 +1,79 @@
+"""One training step: the forward pass of a batch, its loss, the backward pass, the update, and the running sums."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.common.params import Train
+from stages.training.augmentation import TrainingImages
+
+Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Step:
+    """Stochastic gradient descent with momentum, a batch a call.
+
+    Everything that changes from step to step, the learning rate too, is a tensor on the device that stays where it is,
+    and nothing waits for the device. So a call can be captured as a CUDA graph and replayed.
+
+    Args:
+        model: on the device; DistributedDataParallel where several processes train.
+        images: what the rows of a batch are gathered from.
+        train: momentum, weight decay (on every parameter) and the first learning rate.
+        autocast: the precision of the forward pass.
+
+    Attributes:
+        learning_rate: float32 scalar, to be filled in before an epoch.
+        sums: float64 [2], the loss and the correct predictions summed over the images since it was last zeroed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: TrainingImages,
+        train: Train,
+        autocast: Callable[[], AbstractContextManager],
+    ):
+        self.model, self.images, self.autocast = model, images, autocast
+        device = images.labels.device
+        self.learning_rate = torch.tensor(train.learning_rate, device=device)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), train.learning_rate, train.momentum, weight_decay=train.weight_decay, fused=True
+        )
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate  # SGD would read a tensor it is constructed with
+        for parameter in model.parameters():
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def __call__(self, draws: Tensor, weight: float = 1.0, forward: Forward | None = None) -> None:
+        """Train on the B images that rows of `draw_epoch` describe, int64 B×4.
+
+        Args:
+            weight: the share of this batch in the mean loss over all processes; 0 leaves it out.
+            forward: `self.forward` compiled, in place of itself.
+        """
+        loss, correct = (forward or self.forward)(draws)
+        (loss if weight == 1 else loss * weight).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if weight:
+            self.sums += torch.stack([loss.detach().double() * len(draws), correct.double()])
+
+    def forward(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy (float32) and number of correct predictions (int64) of the batch."""
+        x, labels = self.images.batch(draws)  # B×3×H×W, B
+        with self.autocast():
+            logits = self.model(x)  # B×classes
+        return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).sum()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state that a step hands on to the next, no copies: `model.*` and `momentum.*`, named as in the model."""
+        model = getattr(self.model, "module", self.model)  # inside DistributedDataParallel
+        momentum = {
+            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in model.named_parameters()
+        }
+        return {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | momentum

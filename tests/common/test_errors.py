@@ -1,0 +1,80 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stages.common.errors import explain, listed, printable, shown
+from stages.common.params import Section
+
+
+class Inner(Section):
+    size: int
+
+
+class Outer(Section):
+    name: str
+    inner: Inner
+
+
+def problem(values: object) -> str:
+    with pytest.raises(ValidationError) as error:
+        Outer.model_validate(values)
+    return explain(error.value, Outer)
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value] * 9
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("café", "'café'"),
+        ("a\x1b[31m\u202e", "'a\\x1b[31m\\u202e'"),
+        ([1, None, True, 0.5], "[1, None, True, 0.5]"),
+        ({"a": "b"}, "{'a': 'b'}"),
+    ],
+)
+def test_a_value_is_shown_as_python_writes_it_but_printable(value, text):
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10_000, 10**10_000, [-(10**10_000)], nested(50), {i: nested(9) for i in range(99)}],
+    ids=["text", "number", "numbers", "lists in lists", "mapping"],
+)
+def test_whatever_a_value_is_it_is_shown_in_a_few_words(value):
+    assert len(shown(value)) <= 200
+
+
+@given(st.text())
+def test_any_text_is_made_one_printable_line_of_bounded_length(text):
+    for line in (printable(text, 60), shown(text)):
+        assert line.isprintable()
+        assert len(line) <= 400
+    assert len(printable(text * 50, 60)) <= 60
+
+
+def test_the_first_problems_are_listed_and_the_others_counted():
+    assert listed(["a"]) == "a"
+    assert listed(list("abcde")) == "a; b; c; d; e"
+    assert listed(list("abcdefg")) == "a; b; c; d; e; and 2 more"
+
+
+def test_a_problem_names_its_key_its_value_and_what_is_allowed():
+    assert problem({"name": 3, "inner": {}}) == "name = 3: must be a valid string; inner.size is missing"
+
+
+def test_an_unknown_key_is_named_with_the_known_ones_of_its_section():
+    known = "inner.size2 is unknown; known here: size; colour is unknown; known here: name, inner"
+    assert problem({"name": "a", "inner": {"size": 1, "size2": 2}, "colour": 1}) == known
+
+
+def test_of_many_problems_the_first_five_are_named():
+    line = problem({"name": "a", "inner": {"size": 1}} | {f"x{i}": i for i in range(1000)})
+    assert line.endswith("; and 995 more")
+    assert line.count("unknown") == 5

@@ -1,0 +1,123 @@
+"""The pipeline in a folder of its own, run by the real make and dvc, with data and models small enough for a test."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "data.source=digits",
+    "data.image_size=8",
+    "train.batch_size=256",
+    "augment.crop_padding=1",
+    "augment.flip=false",
+    "cnn.epochs=1",
+    "resnet.epochs=1",
+    "resnet.base_channels=16",
+    "resnet.blocks=[1,1,1,1]",
+]
+RUNS = ["cnn", "resnet", "resnet_ablation"]
+STAGES = ["download", *(f"train@{run}" for run in RUNS), "evaluate", "report"]
+
+
+class Clone:
+    """A git repository with the pipeline in it, as a user would have it, and what runs there.
+
+    `folder` is the clone; `env` is the environment of all commands, without settings of the test's own.
+    """
+
+    def __init__(self, folder: Path, **env: str):
+        self.folder = folder
+        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "DVC_", "MAKE"))}
+        home = folder.with_name(f"{folder.name}-home")
+        home.mkdir(exist_ok=True)
+        self.env = {
+            **kept,
+            "HOME": str(home),
+            "PATH": tools,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "DVC_SITE_CACHE_DIR": str(home / "site"),
+            "OMP_NUM_THREADS": "1",
+            **env,
+        }
+
+    @classmethod
+    def of_work_tree(cls, folder: Path, **env: str) -> "Clone":
+        """The files of this work tree, committed on the branch main."""
+        clone = cls(folder, **env)
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0"):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        (folder / ".venv").symlink_to(sys.prefix)  # a link, which make leaves alone
+        clone.run("git", "init", "--quiet", "--initial-branch", "main")
+        clone.run("git", "config", "user.name", "somebody")
+        clone.run("git", "config", "user.email", "somebody@example.org")
+        (folder / ".git/info/exclude").write_text(".venv\n")
+        clone.commit("start")
+        return clone
+
+    def copy(self, folder: Path, **env: str) -> "Clone":
+        """The same in another folder, with DVC's cache."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Clone(folder, **env)
+
+    def start(self, *command: str) -> subprocess.Popen:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=pipe, stderr=pipe, text=True)
+
+    def attempt(self, *command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True)
+
+    def run(self, *command: str) -> str:
+        done = self.attempt(*command)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def dvc(self, *arguments: str) -> str:
+        return self.run("dvc", *arguments)
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", message)
+
+    def experiment(self, *params: str) -> list[str]:
+        """Run an experiment in the work tree; the stages that really ran, in order."""
+        return stages_run(self.dvc("exp", "run", *set_params(params)))
+
+    def repro(self) -> list[str]:
+        return stages_run(self.dvc("repro"))
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def json(self, name: str) -> dict:
+        return json.loads(self.read(name))
+
+    def outputs(self) -> set[str]:
+        """The names of all files that stages have written."""
+        folders = [self.folder / name for name in ("data", "metrics", "models", "plots", "report")]
+        files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+        return {str(path.relative_to(self.folder)) for path in files if path.name not in ("README.md", ".gitignore")}
+
+    def results(self) -> dict[str, bytes]:
+        """What is the same in each run: all outputs, less times, speeds and the revision of the code."""
+        names = {name for name in self.outputs() if "timing" not in name} - {"report/index.html"}  # report.md as a page
+        contents = {name: (self.folder / name).read_bytes() for name in names}
+        varying = rb"[\d.,]+ (s|images/s|min [\d.]+ s)\b|[Rr]evision `?\w+`?|git checkout \w+"
+        contents["report/report.md"] = re.sub(varying, b"", re.sub(rb" +|-+", b" ", contents["report/report.md"]))
+        return contents
+
+
+def set_params(params: list[str] | tuple[str, ...]) -> list[str]:
+    return [part for param in params for part in ("--set-param", param)]
+
+
+def stages_run(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
