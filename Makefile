@@ -67,8 +67,10 @@ seeds: repository environment ## the experiment with N=5 seeds, and what they sh
 compare: repository environment ## every experiment beside the others: what it changes, and its accuracies
 	@python -m stages.commands.compare
 
+# Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.
+test test-slow: export OMP_NUM_THREADS := 1
 test: repository environment ## the tests
-	pytest
+	pytest --numprocesses 2 --dist loadfile
 
 test-slow: repository environment ## longer tests of the same: more interruptions, more odd files
 	pytest -m slow
@@ -100,7 +102,7 @@ environment:
 	$(PYTHON) -m venv --clear $(VENV); \
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv; \
 	test -t 2 || quiet=--quiet; \
-	$(VENV)/bin/uv pip install $$quiet --python $(VENV)/bin/python --constraint constraints.txt \
+	$(VENV)/bin/uv pip install $$quiet --compile-bytecode --python $(VENV)/bin/python --constraint constraints.txt \
 	    --requirements pyproject.toml --group test --group lint; \
 	echo 'export DVC_SITE_CACHE_DIR="$$VIRTUAL_ENV/../.dvc/tmp/site"; mkdir -p -m 700 "$$DVC_SITE_CACHE_DIR"' \
 	    >> $(VENV)/bin/activate; \

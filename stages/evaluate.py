@@ -5,12 +5,11 @@ python -m stages.evaluate
 
 from argparse import ArgumentParser, Namespace
 
-import pandas as pd
-
-from stages.common import cli, files
+from stages.common import cli, formats
 from stages.common.dataset import DatasetInfo, read_info, read_split
 from stages.common.errors import UserError, listed, printable, shown
-from stages.common.files import of_run, write_csv, write_json
+from stages.common.files import read_csv, write_csv, write_json
+from stages.common.formats import of_run
 from stages.common.inputs import Inputs
 from stages.common.params import PARAMS, PIPELINE, load_params, load_runs
 from stages.evaluation.results import Tested, compare
@@ -19,7 +18,7 @@ from stages.training.weights import Classifier, load_model
 
 
 def main(args: Namespace) -> None:
-    inputs = Inputs(lambda: (load_params().compare, load_runs()), files.DATA, files.MODELS, files.HISTORY)
+    inputs = Inputs(lambda: (load_params().compare, load_runs()), formats.DATA, formats.MODELS, formats.HISTORY)
     pairs, runs = inputs.settings[0], sorted(inputs.settings[1])
     check_pairs(pairs, runs)
     check_models(runs)
@@ -37,14 +36,14 @@ def main(args: Namespace) -> None:
 
     inputs.check()
     clear_stale(runs, pairs)
-    write_json(files.EVALUATION, files.Evaluation(runs=summaries, comparisons=compared))
+    write_json(formats.EVALUATION, formats.Evaluation(runs=summaries, comparisons=compared))
     for name, pair in compared.items():
-        write_json(files.COMPARISONS / f"{name}.json", files.Comparison(difference=pair.difference, p=pair.p))
+        write_json(formats.COMPARISONS / f"{name}.json", formats.Comparison(difference=pair.difference, p=pair.p))
     for run in runs:
-        write_csv(of_run(files.PREDICTIONS, run), tested[run].predictions())
-    write_csv(files.CURVES, curves)
-    write_csv(files.PER_CLASS, [row for run in runs for row in tested[run].by_class()])
-    write_csv(files.CALIBRATION, [row for run in runs for row in tested[run].by_confidence()])
+        write_csv(of_run(formats.PREDICTIONS, run), formats.Prediction, tested[run].predictions())
+    write_csv(formats.CURVES, formats.Curve, curves)
+    write_csv(formats.PER_CLASS, formats.ClassScores, [row for run in runs for row in tested[run].by_class()])
+    write_csv(formats.CALIBRATION, formats.CalibrationBin, [row for run in runs for row in tested[run].by_confidence()])
     for run in runs:  # DVC starts this stage only when it has the results of the trainings
         discard_finished(run)
 
@@ -65,20 +64,20 @@ def check_models(runs: list[str]) -> None:
 
     DVC does not know that this stage reads the names of the runs. So they must be those of the files, which it knows.
     """
-    strangers = sorted(set(files.MODELS.glob("*.safetensors")) - {of_run(files.MODELS, run) for run in runs})
+    strangers = sorted(set(formats.MODELS.glob("*.safetensors")) - {of_run(formats.MODELS, run) for run in runs})
     if strangers:
         names = listed([printable(path) for path in strangers])
         raise UserError(f"{names}: {PIPELINE} has no run of that name; delete the file, or restore the run's line")
 
 
-def gathered_histories(runs: list[str]) -> pd.DataFrame:
-    """All histories in one table: `run`, then the columns of Epoch."""
-    histories = {run: files.read_csv(of_run(files.HISTORY, run), files.Epoch) for run in runs}
-    return pd.concat(histories, names=["run"]).reset_index("run")
+def gathered_histories(runs: list[str]) -> list[formats.Curve]:
+    """All histories in one table."""
+    rows = ((run, row) for run in runs for row in read_csv(formats.of_run(formats.HISTORY, run), formats.Epoch))
+    return [formats.Curve(run=run, **row.model_dump()) for run, row in rows]
 
 
 def load_run(run: str, info: DatasetInfo) -> Classifier:
-    path = of_run(files.MODELS, run)
+    path = of_run(formats.MODELS, run)
     classifier = load_model(path)
     of, trained = classifier.card.recipe.run, classifier.card.data
     if of != run:
@@ -89,9 +88,11 @@ def load_run(run: str, info: DatasetInfo) -> Classifier:
 
 
 def clear_stale(runs: list[str], pairs: dict[str, list[str]]) -> None:
-    """Delete the results of runs and pairs that are gone. DVC does so before it starts this stage; a person may not."""
-    wanted = {of_run(files.PREDICTIONS, run) for run in runs} | {files.COMPARISONS / f"{name}.json" for name in pairs}
-    for folder, kind in ((files.PREDICTIONS, "*.csv"), (files.COMPARISONS, "*.json")):
+    """Delete the results of runs and pairs that are gone, as DVC does before it starts this stage."""
+    wanted = {of_run(formats.PREDICTIONS, run) for run in runs} | {
+        formats.COMPARISONS / f"{name}.json" for name in pairs
+    }
+    for folder, kind in ((formats.PREDICTIONS, "*.csv"), (formats.COMPARISONS, "*.json")):
         folder.mkdir(parents=True, exist_ok=True)
         for path in set(folder.glob(kind)) - wanted:
             path.unlink()

@@ -12,19 +12,8 @@ import torch
 
 from stages.common import cli
 from stages.common.dataset import Dataset, read_dataset
-from stages.common.files import (
-    DATA,
-    HISTORY,
-    MODELS,
-    TIMING,
-    TRAIN_METRICS,
-    Metrics,
-    Timing,
-    of_run,
-    write_bytes,
-    write_csv,
-    write_json,
-)
+from stages.common.files import write_bytes, write_csv, write_json
+from stages.common.formats import DATA, HISTORY, MODELS, TIMING, TRAIN_METRICS, Epoch, Metrics, Timing, of_run
 from stages.common.inputs import Inputs
 from stages.common.params import Recipe, load_params
 from stages.training.checkpoint import Checkpoint, fingerprint, locked
@@ -90,7 +79,7 @@ class Recorder(Observer):
     def on_epoch(self, state: State) -> None:
         self.checkpoint.save(state, finished=len(state.history) == self.recipe.settings.epochs)
         with contextlib.suppress(OSError):  # `write_results` writes it again, and reports what is wrong
-            write_csv(of_run(HISTORY, self.recipe.run), state.history, synced=False)
+            write_csv(of_run(HISTORY, self.recipe.run), Epoch, state.history, synced=False)
         self.progress.epoch(state.history[-1])
 
 
@@ -121,7 +110,7 @@ def write_results(run: str, state: State, model_file: bytes, timing: Timing) -> 
         ),
     )
     write_json(of_run(TIMING, run), timing)
-    write_csv(of_run(HISTORY, run), state.history)
+    write_csv(of_run(HISTORY, run), Epoch, state.history)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from tests.pipeline import SMALL, Clone
 import yaml
 
 from stages.common.dataset import Counts, DatasetInfo, Split, write_dataset
-from stages.common.params import PARAMS, read_yaml
+from stages.common.params import PARAMS
+from stages.common.yaml12 import read_yaml
+from tests.pipeline import SMALL, Clone
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,10 +126,18 @@ def small_disk(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Clone:
+def finished(tmp_path_factory, worker_id) -> Clone:
     """A clone in which `make demo` has run with the small experiment, for reading and copying; `said` is its output."""
-    clone = Clone.of_work_tree(tmp_path_factory.mktemp("pipeline") / "finished")
-    done = clone.attempt("make", "--no-print-directory", "demo", f"DEMO={' '.join(SMALL)}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    clone.said = done.stdout + done.stderr
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent  # pytest-xdist's workers share one
+    said = shared / "finished.txt"
+    with FileLock(shared / "finished.lock"):
+        if said.exists():
+            clone = Clone(shared / "finished")
+        else:
+            clone = Clone.of_work_tree(shared / "finished")
+            done = clone.attempt("make", "--no-print-directory", "demo", f"DEMO={' '.join(SMALL)}")
+            assert done.returncode == 0, done.stdout + done.stderr
+            said.write_text(done.stdout + done.stderr)
+    clone.said = said.read_text()
     return clone

@@ -32,8 +32,11 @@ class Clone:
 
     def __init__(self, folder: Path, **env: str):
         self.folder = folder
+        self.said = ""  # what `make demo` printed here
         tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "DVC_", "MAKE"))}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "DVC_", "MAKE"))
+        }
         home = folder.with_name(f"{folder.name}-home")
         home.mkdir(exist_ok=True)
         self.env = {
@@ -93,6 +96,12 @@ class Clone:
 
     def repro(self) -> list[str]:
         return stages_run(self.dvc("repro"))
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        """Change a file as an editor does."""
+        content = self.read(name)
+        assert old in content
+        (self.folder / name).write_text(content.replace(old, new, 1), encoding="utf-8")
 
     def read(self, name: str) -> str:
         return (self.folder / name).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.pipeline import SMALL, Clone, stages_run
+from tests.pipeline import SMALL, Clone
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_second_time_loses_nothing_and_trains_nothing(demo):
     for _ in range(2):
         again = make(demo, "demo")
         assert again.returncode == 0, again.stderr
-        assert stages_run(again.stdout) == []
+        assert "epoch" not in again.stdout + again.stderr  # as a training says
         assert again.stdout.endswith("    git switch main\n")
     assert demo.run("git", "rev-parse", "demo") == before
     assert demo.run("git", "status", "--porcelain") == ""
@@ -100,8 +100,8 @@ def test_a_demonstration_of_other_code_is_kept(demo):
 
     demo.run("git", "branch", "--move", "demo", "old-demo")
     again = make(demo, "demo")  # what has run before comes from the run cache
-    assert stages_run(again.stdout + again.stderr) == []
     assert again.returncode == 0, again.stderr
+    assert "epoch" not in again.stdout.partition("parameters")[0]  # as a training says; the table has such a column
     assert demo.run("git", "branch", "--show-current") == "demo\n"
     assert "# changed" in demo.read("stages/report.py")
 

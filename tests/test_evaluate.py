@@ -14,7 +14,8 @@ import yaml
 from stages import evaluate
 from stages.common.dataset import Counts, DatasetInfo, Split, write_dataset
 from stages.common.errors import UserError
-from stages.common.files import Epoch, write_csv
+from stages.common.files import write_csv
+from stages.common.formats import Epoch
 from stages.common.params import load_params
 from stages.training.checkpoint import Checkpoint
 from stages.training.loop import State
@@ -22,7 +23,7 @@ from stages.training.models import build_model
 from stages.training.weights import Card, load_model, to_bytes
 
 ROOT = Path(__file__).parents[1]
-RUNS = {"one": 5e-4, "two": 5e-4, "three": 1e-4}  # weight decays
+RUNS = {"third": 1e-4, "one": 5e-4, "two": 5e-4}  # weight decays; their results are in the order of the names
 IMAGES = 30
 
 
@@ -55,7 +56,7 @@ def write_run(run: str, info: DatasetInfo, decay: float = 5e-4) -> None:
     model = build_model(recipe.settings, len(info.classes), seed=sum(map(ord, run)))
     Path("models").mkdir(exist_ok=True)
     Path(f"models/{run}.safetensors").write_bytes(to_bytes(Card(recipe=recipe, data=info), model.state_dict()))
-    write_csv(Path(f"plots/history/{run}.csv"), [history_row(1, len(run)), history_row(2, len(run))])
+    write_csv(Path(f"plots/history/{run}.csv"), Epoch, [history_row(1, len(run)), history_row(2, len(run))])
 
 
 def history_row(epoch: int, number: int) -> Epoch:
@@ -80,7 +81,7 @@ def write_project(classes: list[str], runs: dict[str, float], compare: dict[str,
 def labels(tmp_path, monkeypatch) -> np.ndarray:
     """A folder with three runs of three classes and one pair to compare; the labels of its test images."""
     monkeypatch.chdir(tmp_path)
-    return write_project(["cat", "dog", "frog"], RUNS, {"decay": ["one", "three"]})
+    return write_project(["cat", "dog", "frog"], RUNS, {"decay": ["one", "third"]})
 
 
 def results() -> list[str]:
@@ -105,11 +106,11 @@ def test_every_run_is_tested_into_the_files_of_the_contract(labels, capsys):
         "plots/curves.csv",
         "plots/per_class.csv",
         "plots/predictions/one.csv",
-        "plots/predictions/three.csv",
+        "plots/predictions/third.csv",
         "plots/predictions/two.csv",
     ]
-    assert list(evaluation()["runs"]) == ["one", "two", "three"]  # the order of dvc.yaml
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["one", "two", "three"]
+    assert list(evaluation()["runs"]) == ["one", "third", "two"]
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["one", "third", "two"]
 
 
 def test_the_predictions_are_those_of_the_network_on_normalised_images(labels):
@@ -129,7 +130,7 @@ def test_the_predictions_are_those_of_the_network_on_normalised_images(labels):
 
 def test_the_figures_of_a_run_by_hand(labels):
     evaluate.main(Namespace())
-    table, run = pd.read_csv("plots/predictions/three.csv"), evaluation()["runs"]["three"]
+    table, run = pd.read_csv("plots/predictions/third.csv"), evaluation()["runs"]["third"]
     share, z = (table.actual == table.predicted).mean(), 1.959964
     centre, half = share + z**2 / (2 * IMAGES), z * math.sqrt(share * (1 - share) / IMAGES + (z / (2 * IMAGES)) ** 2)
     assert run["accuracy"] == pytest.approx(share, abs=1e-6)
@@ -150,11 +151,11 @@ def test_the_figures_of_a_run_by_hand(labels):
 
 def test_pairs_are_compared_image_by_image(labels):
     evaluate.main(Namespace())
-    first, second = (pd.read_csv(f"plots/predictions/{run}.csv") for run in ("one", "three"))
+    first, second = (pd.read_csv(f"plots/predictions/{run}.csv") for run in ("one", "third"))
     first, second = first.actual == first.predicted, second.actual == second.predicted
     compared = evaluation()["comparisons"]
     assert list(compared) == ["decay"]
-    assert compared["decay"]["runs"] == ["one", "three"]
+    assert compared["decay"]["runs"] == ["one", "third"]
     assert compared["decay"]["difference"] == pytest.approx(first.mean() - second.mean(), abs=1e-6)
     assert compared["decay"]["only_right"] == [sum(first > second), sum(first < second)]
     low, high = compared["decay"]["interval"]
@@ -168,7 +169,7 @@ def test_tables_have_a_row_for_each_run_and_class_or_bin(labels):
     per_class = pd.read_csv("plots/per_class.csv")
     assert list(per_class) == ["run", "class", "images", "precision", "recall", "f1"]
     assert per_class[["run", "class"]].values.tolist() == [
-        [run, name] for run in RUNS for name in ("cat", "dog", "frog")
+        [run, name] for run in sorted(RUNS) for name in ("cat", "dog", "frog")
     ]
     calibration = pd.read_csv("plots/calibration.csv")
     assert list(calibration) == ["run", "lower", "upper", "images", "confidence", "accuracy"]
@@ -179,7 +180,7 @@ def test_the_curves_hold_every_history_to_the_last_digit(labels):
     evaluate.main(Namespace())
     curves = read_text_csv("plots/curves.csv")
     assert list(curves)[:3] == ["run", "epoch", "train_loss"]
-    assert curves["run"].tolist() == ["one", "one", "two", "two", "three", "three"]
+    assert curves["run"].tolist() == ["one", "one", "third", "third", "two", "two"]
     for run, rows in curves.groupby("run"):
         history = read_text_csv(f"plots/history/{run}.csv")
         assert rows.drop(columns="run").values.tolist() == history.values.tolist()
@@ -215,6 +216,7 @@ def test_more_classes_than_cifar10s_are_as_good(tmp_path, monkeypatch):
 def test_results_of_runs_and_pairs_that_are_gone_are_deleted(labels):
     evaluate.main(Namespace())
     write_project(["cat", "dog", "frog"], {"one": 5e-4, "two": 5e-4}, {"seeds": ["one", "two"]})
+    Path("models/third.safetensors").unlink()
     evaluate.main(Namespace())
     folders = "metrics/compare/", "plots/predictions/"
     assert [path for path in results() if path.startswith(folders)] == [
@@ -224,12 +226,11 @@ def test_results_of_runs_and_pairs_that_are_gone_are_deleted(labels):
     ]
 
 
-def test_a_model_of_no_run_is_named_and_not_evaluated(labels, capsys):
+def test_a_model_of_no_run_is_named_and_ends_the_stage(labels):
     write_run("dropped", dataset_info(["other", "classes"]))
-    evaluate.main(Namespace())
-    assert list(evaluation()["runs"]) == ["one", "two", "three"]
-    lines = [line for line in capsys.readouterr().out.splitlines() if "dropped" in line]
-    assert lines == ["models/dropped.safetensors: not evaluated, because dvc.yaml has no run of that name; delete it"]
+    with pytest.raises(UserError, match=r"^models/dropped\.safetensors: dvc\.yaml has no run of that name; delete"):
+        evaluate.main(Namespace())
+    assert results() == []
 
 
 def copy_of_another() -> None:
@@ -259,7 +260,7 @@ def in_params(**changes: object) -> Callable[[], object]:
         (lambda: write_run("two", dataset_info(["cat", "dog", "bird"])), r"models/two\.safetensors: trained on other"),
         (lambda: write_run("two", dataset_info(["cat", "dog"])), r"models/two\.safetensors: trained on other classes"),
         (lambda: write_run("two", dataset_info(["cat", "dog", "frog"], size=16)), r"two\.safetensors: trained on"),
-        (in_params(compare={"x": ["one", "four"]}), r"compare\.x names 'four', .* there is one, two, three$"),
+        (in_params(compare={"x": ["one", "four"]}), r"compare\.x names 'four', .* there is one, third, two$"),
         (in_params(compare={"x": ["one", "one"]}), r"compare\.x compares one with itself"),
         (lambda: Path("dvc.yaml").write_text("stages: {}"), r"dvc\.yaml: no runs under stages\.train\.foreach"),
         (lambda: Path("dvc.yaml").write_text("stages: {train: {foreach: {}}}"), r"dvc\.yaml: foreach = "),

@@ -1,324 +1,308 @@
-"""The real dvc on a clone of this repository in a temporary folder, with data and models small enough for a test."""
+"""dvc.yaml under the real dvc: what a change re-runs, what a new run shows up in, and who may import what."""
 
-import copy
+import io
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
-import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
-from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[1]
-SMALL = [
-    "data.source=digits",
-    "data.image_size=8",
-    "train.batch_size=256",
-    "cnn.epochs=1",
-    "resnet.epochs=1",
-    "resnet.base_channels=16",
-    "resnet.blocks=[1,1]",
-]
-STAGES = ["download", "train@cnn", "train@resnet", "train@resnet_ablation", "evaluate", "report"]
-OUTPUTS = [
-    "data/dataset.json",
-    "data/test.npz",
-    "data/train.npz",
-    "metrics/evaluation.json",
-    "plots/calibration.csv",
-    "plots/per_class.csv",
-    *(
-        f"report/figures/{name}.png"
-        for name in ("accuracy", "generalisation_gap", "learning_rate", "loss", "per_class")
-    ),
-    "report/index.html",
-    "report/report.md",
-    *(
-        file
-        for run in ("cnn", "resnet", "resnet_ablation")
-        for file in (
-            f"metrics/timing/{run}.json",
-            f"metrics/train/{run}.json",
-            f"models/{run}.safetensors",
-            f"plots/history/{run}.csv",
-            f"plots/predictions/{run}.csv",
-            f"report/figures/reliability_{run}.png",
-        )
-    ),
-]
+from stages.common.params import PIPELINE, load_params
+from stages.common.yaml12 import read_yaml
+from tests.pipeline import ROOT, RUNS, STAGES, Clone, stages_run
+
+DEFINITIONS = read_yaml(ROOT / PIPELINE)["stages"]
+TRAININGS = [f"train@{run}" for run in RUNS]
+BELOW = {  # the folders that the modules of a folder may import
+    "common": set(),
+    "datasets": {"common"},
+    "training": {"common"},
+    "evaluation": {"common"},
+    "reporting": {"common", "evaluation"},
+    "commands": {"common", "datasets", "training", "evaluation", "reporting"},
+}
 
 
-class Clone:
-    """A clone of the repository's working tree, as a user would have it."""
-
-    def __init__(self, folder: Path, **env: str):
-        self.folder = folder
-        home = folder.parent / "home"
-        home.mkdir()
-        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "DVC_"))}
-        self.env = {**kept, "HOME": str(home), "PATH": tools, "GIT_CONFIG_NOSYSTEM": "1", **env}
-        files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        for name in subprocess.run(files, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0"):
-            if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        self.run("git", "init", "--quiet")
-        self.run("git", "config", "user.name", "somebody")
-        self.run("git", "config", "user.email", "somebody@example.org")
-        self.commit("start")
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def dvc(self, *arguments: str) -> str:
-        return self.run("dvc", *arguments)
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "--all")
-        self.run("git", "commit", "--quiet", "--message", message)
-
-    def results(self) -> dict[str, bytes]:
-        """What invariant 1 promises to be the same in each run: all outputs, less times, speeds and git revision."""
-        contents = {name: (self.folder / name).read_bytes() for name in OUTPUTS if "timing" not in name}
-        del contents["report/index.html"]  # holds what report.md does, and pictures
-        times = rb"[\d.,]+ (s|images/s|min [\d.]+ s)\b|Git revision `\w+`|git checkout \w+"
-        contents["report/report.md"] = re.sub(times, b"", re.sub(rb" +|-+", b" ", contents["report/report.md"]))
-        return contents
-
-    def experiment(self, *params: str) -> list[str]:
-        """Run an experiment in the workspace; the stages that really ran, in order."""
-        settings = [part for param in params for part in ("--set-param", param)]
-        return stages_run(self.dvc("exp", "run", *settings))
+def given(*params: str) -> Callable[[Clone], list[str]]:
+    return lambda clone: clone.experiment(*params)
 
 
-def stages_run(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+def with_another_pair(clone: Clone) -> list[str]:
+    clone.replace("params.yaml", "compare:", "compare:\n  depth: [cnn, resnet_ablation]\n#")
+    return clone.repro()
+
+
+def with_another_run(clone: Clone) -> list[str]:
+    clone.replace(
+        "dvc.yaml",
+        "foreach: # a new run is one line here\n",
+        "foreach:\n      wide: {model: cnn, weight_decay: ablation.wide}\n",
+    )
+    clone.replace("params.yaml", "ablation:\n", "ablation:\n  wide: 1e-05\n")
+    return clone.repro()
+
+
+def with_another_reader(clone: Clone) -> list[str]:
+    append(clone, "stages/datasets/cifar10.py")
+    return clone.repro()
+
+
+def append(clone: Clone, name: str) -> None:
+    clone.replace(name, clone.read(name), clone.read(name) + "# changed\n")
+
+
+CHANGES = {  # and the stages that run after each
+    "train.weight_decay": (given("train.weight_decay=1e-5"), ["train@cnn", "train@resnet", "evaluate", "report"]),
+    "ablation.weight_decay": (given("ablation.weight_decay=3e-5"), ["train@resnet_ablation", "evaluate", "report"]),
+    "cnn": (given("cnn.epochs=2"), ["train@cnn", "evaluate", "report"]),
+    "resnet": (given("resnet.base_channels=17"), ["train@resnet", "train@resnet_ablation", "evaluate", "report"]),
+    "compare": (with_another_pair, ["evaluate", "report"]),
+    "another run": (with_another_run, ["train@wide", "evaluate", "report"]),
+    "stages/datasets": (with_another_reader, ["download"]),  # which writes the same data
+}
+CODE = {  # and the stages that depend on it
+    "stages/training/loop.py": [*TRAININGS, "evaluate"],  # and `report` on what they write
+    "stages/train.py": TRAININGS,
+    "stages/evaluation/significance.py": ["evaluate", "report"],
+    "stages/reporting/wording.py": ["report"],
+    "stages/report.py": ["report"],
+    "stages/common/params.py": STAGES,
+    "stages/commands/compare.py": [],
+    "metrics/README.md": [],
+    "plots/README.md": [],
+    ".dvc/plots/runs.json": [],
+}
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Clone:
-    """A clone in which the small experiment has run and its parameters are committed."""
-    clone = Clone(tmp_path_factory.mktemp("pipeline") / "clone")
-    assert clone.experiment(*SMALL) == STAGES
-    clone.commit("small experiment")
-    return clone
+def changed(finished, tmp_path_factory) -> dict[str, tuple[Clone, list[str]]]:
+    """For each change, a clone in which it was made after the small experiment, and the stages that ran then."""
+
+    def make(name: str) -> tuple[Clone, list[str]]:
+        clone = finished.copy(tmp_path_factory.mktemp("changed") / "clone")
+        return clone, CHANGES[name][0](clone)
+
+    with ThreadPoolExecutor(max_workers=2) as both_cores:
+        return dict(zip(CHANGES, both_cores.map(make, CHANGES), strict=True))
 
 
 @pytest.fixture(scope="module")
-def expected(clone) -> dict[str, bytes]:
-    """The results of the small experiment."""
-    return clone.results()
+def clone(finished, tmp_path_factory) -> Clone:
+    """A copy of the small experiment for tests that leave it as it was."""
+    return finished.copy(tmp_path_factory.mktemp("pipeline") / "clone")
 
 
-def test_another_clone_in_another_folder_and_locale_gives_the_same_bytes(tmp_path, expected):
-    other = Clone(tmp_path / "ein anderer Ordner", LC_ALL="C", PYTHONHASHSEED="7", TZ="Asia/Tokyo")
-    assert other.experiment(*SMALL) == STAGES
-    assert other.results() == expected
-    assert stages_run(other.dvc("repro", "--force")) == STAGES
-    assert other.results() == expected
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_runs_the_stages_it_concerns_and_no_others(changed, change):
+    clone, ran = changed[change]
+    assert sorted(ran) == sorted(CHANGES[change][1])
+    assert clone.dvc("status") == "Data and pipelines are up to date.\n"
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_changed_code_makes_the_stages_stale_that_use_it_and_no_others(clone, name):
+    append(clone, name)
+    assert set(json.loads(clone.dvc("status", "--json"))) == set(CODE[name])
+    clone.run("git", "restore", ".")
 
 
 @pytest.mark.slow
-def test_an_experiment_in_a_temporary_folder_gives_the_same_bytes(tmp_path, expected):
-    other = Clone(tmp_path / "clone")
-    settings = [part for param in SMALL for part in ("--set-param", param)]
-    assert stages_run(other.dvc("exp", "run", "--temp", "--name", "aside", *settings)) == STAGES
-    other.dvc("exp", "apply", "aside")
-    assert other.results() == expected
+@pytest.mark.parametrize("name", CODE)
+def test_changed_code_runs_the_stages_that_use_it_and_no_others(finished, tmp_path, name):
+    clone = finished.copy(tmp_path / "clone")
+    append(clone, name)
+    indirect = ["report"] if "train" in name else []
+    assert sorted(clone.repro()) == sorted({*CODE[name], *indirect, *(["evaluate"] if indirect else [])})
 
 
-def test_a_run_writes_exactly_the_files_of_the_contract(clone):
-    written = {
-        str(path.relative_to(clone.folder))
-        for name in ("data", "metrics", "models", "plots", "report")
-        for path in (clone.folder / name).rglob("*")
-        if path.is_file() and path.name not in ("README.md", ".gitignore", "seeds.csv")
-    }
-    assert written == set(OUTPUTS)
+def test_files_that_editors_and_python_leave_beside_the_code_are_no_code(finished, tmp_path):
+    clone = finished.copy(tmp_path / "clone")
+    for left in ("common/.DS_Store", "training/loop.py~", "datasets/Thumbs.db", "common/.ipynb_checkpoints/x.py"):
+        (clone.folder / "stages" / left).parent.mkdir(exist_ok=True)
+        (clone.folder / "stages" / left).write_text("x")
+    clone.run("python", "-m", "compileall", "-q", "stages")
+    assert list((clone.folder / "stages/common/__pycache__").glob("*.pyc"))
+    assert clone.repro() == []
 
 
-def test_large_outputs_are_left_to_dvc_and_small_ones_to_git(clone):
-    tracked = set(clone.run("git", "ls-files", "data", "metrics", "models", "plots", "report").split())
-    large = ("data/", "models/", "report/", "plots/predictions/")
-    assert {name for name in OUTPUTS if not name.startswith(large)} | {
-        "metrics/README.md",
-        "plots/README.md",
-        "plots/seeds.csv",
-    } == tracked
+def test_a_change_and_its_return_train_nothing_twice(changed):
+    clone, _ = changed["train.weight_decay"]
+    assert clone.experiment("train.weight_decay=5e-4") == []
+    assert clone.experiment("train.weight_decay=1e-5") == []
+    assert clone.json("metrics/evaluation.json")["runs"]["cnn"]["weight_decay"] == 1e-5
 
 
-def test_after_a_run_everything_is_up_to_date(clone):
-    assert json.loads(clone.dvc("status", "--json")) == {}
-    assert stages_run(clone.dvc("repro")) == []
+def test_the_tables_of_metrics_fit_in_120_columns(changed):
+    clone, _ = changed["train.weight_decay"]
+    for table in (clone.dvc("metrics", "show"), clone.dvc("metrics", "diff")):
+        assert "metrics/train/resnet.json" in table
+        assert max(map(len, table.splitlines())) <= 120
 
 
-def test_a_changed_weight_decay_trains_its_two_runs_and_shows_in_the_metrics(clone):
-    ran = clone.experiment("train.weight_decay=1e-5")
-    assert ran == ["train@cnn", "train@resnet", "evaluate", "report"]
-    assert "weight_decay: 1e-05" in (clone.folder / "params.yaml").read_text()
-    diff = json.loads(clone.dvc("metrics", "diff", "--json"))
-    changed = {name: keys["weight_decay"] for name, keys in diff.items() if "weight_decay" in keys}
-    assert {name: (values["old"], values["new"]) for name, values in changed.items()} == {
-        "metrics/train/cnn.json": (0.0005, 1e-5),
-        "metrics/train/resnet.json": (0.0005, 1e-5),
-    }
+def test_numbers_in_the_table_of_experiments_are_numbers_in_pandas(changed):
+    clone, _ = changed["train.weight_decay"]
+    table = pd.read_csv(io.StringIO(clone.dvc("exp", "show", "--csv")))
+    columns = [
+        name for name in table if name.endswith((":accuracy", ":difference", ":p")) or name == "train.weight_decay"
+    ]
+    assert len(columns) == len(RUNS) + 2 * 2 + 1
+    assert all(table[name].dtype == float for name in columns)
+    assert {1e-5, 5e-4} <= set(table["train.weight_decay"])
 
 
-@pytest.mark.parametrize(
-    ("param", "stages"),
-    [
-        ("ablation.weight_decay=3e-5", ["train@resnet_ablation", "evaluate", "report"]),
-        ("resnet.epochs=2", ["train@resnet", "train@resnet_ablation", "evaluate", "report"]),
-    ],
-)
-def test_a_changed_parameter_runs_the_stages_it_concerns(clone, param, stages):
-    assert clone.experiment(param) == stages
+def test_another_run_is_one_line_and_shows_up_everywhere(changed, tmp_path):
+    clone = changed["another run"][0].copy(tmp_path / "clone")
+    assert "metrics/train/wide.json" in clone.dvc("metrics", "show")
+    charts = plots_page(clone)
+    assert "plots/predictions/wide.csv" in charts
+    assert {row["run"] for row in charts["Test accuracy"]} == {*RUNS, "wide"}
+    assert re.search(r"\bwide\b", clone.read("report/report.md"))
+
+    clone.replace("dvc.yaml", "      wide: {model: cnn, weight_decay: ablation.wide}\n", "")
+    (clone.folder / "models/wide.safetensors").unlink()
+    assert clone.repro() == ["evaluate", "report"]
+    assert "wide" not in clone.dvc("metrics", "show")
+    assert {row["run"] for row in plots_page(clone)["Test accuracy"]} == set(RUNS)
+    assert not re.search(r"\bwide\b", clone.read("report/report.md").partition("Git revision")[0])
 
 
-@pytest.mark.parametrize(
-    ("module", "stages"), [("stages/report.py", ["report"]), ("stages/core/quality.py", ["evaluate"])]
-)
-def test_a_changed_module_runs_the_stages_that_import_it(clone, module, stages):
-    with (clone.folder / module).open("a") as file:
-        file.write("# changed\n")
-    assert stages_run(clone.dvc("repro")) == stages
-
-
-def test_experiments_can_be_listed(clone):
-    table = clone.dvc("exp", "show", "--csv")
-    assert "train.weight_decay" in table.splitlines()[0]
-    assert "1e-05" in table
-
-
-def test_a_study_collects_the_experiments_that_differ_in_the_seed_alone(tmp_path):
-    clone = Clone(tmp_path / "clone")
-    with pytest.raises(AssertionError, match=r"seeds: dvc\.lock: missing"):
-        clone.run("python", "-m", "stages.seeds")
-    accuracies = []
-    for settings in (["seed=7"], ["seed=7", "train.momentum=0.5"], ["seed=9"]):
-        clone.run("git", "restore", "params.yaml")
-        clone.experiment(*SMALL, *settings)
-        accuracies.append(json.loads((clone.folder / "metrics/evaluation.json").read_text())["cnn"]["accuracy"])
-    assert "2 seeds of this experiment" in clone.run("python", "-m", "stages.seeds")
-    study = pd.read_csv(clone.folder / "plots/seeds.csv")
-    assert study["seed"].tolist() == [7] * 3 + [9] * 3
-    assert study[study.run == "cnn"]["accuracy"].tolist() == accuracies[::2]
-    assert stages_run(clone.dvc("repro")) == ["report"]
-    assert "Over 2 seeds" in (clone.folder / "report/report.md").read_text()
-
-    clone.dvc("exp", "run", "--set-param", "seed=11", "train")  # trained, but not evaluated
-    assert "2 seeds of this experiment" in clone.run("python", "-m", "stages.seeds")
-
-
-@pytest.mark.slow
-def test_make_seeds_queues_the_experiments_and_reports_them(tmp_path):
-    clone = Clone(tmp_path / "clone")
-    clone.experiment(*SMALL)
-    (clone.folder / ".venv").symlink_to(Path(sys.executable).parents[1])
-    clone.run("make", "--assume-old=.venv/installed", "seeds", "N=3")
-    assert pd.read_csv(clone.folder / "plots/seeds.csv")["seed"].unique().tolist() == [42, 43, 44]
-    assert "Over 3 seeds" in (clone.folder / "report/report.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    """The address of an S3 of our own with the bucket `experiments`."""
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    request = urllib.request.Request(f"{address}/experiments", method="PUT")
-    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
-    yield address
-    server.stop()
-
-
-@pytest.mark.parametrize("storage", ["folder", "s3"])
-def test_a_second_clone_pulls_everything_and_trains_nothing(tmp_path, request, storage):
-    credentials = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "NO_PROXY": "127.0.0.1"}
-    first = Clone(tmp_path / "first", **credentials)
-    first.experiment(*SMALL)
-    if storage == "folder":
-        first.dvc("remote", "add", "--default", "storage", str(tmp_path / "storage"))
-    else:
-        first.dvc("remote", "add", "--default", "storage", "s3://experiments/cifar10")
-        first.dvc("remote", "modify", "storage", "endpointurl", request.getfixturevalue("s3_server"))
-    first.commit("small experiment")
-    first.dvc("push")
-
-    first.run("git", "clone", "--quiet", str(first.folder), str(tmp_path / "second"))
-    second = copy.copy(first)
-    second.folder = tmp_path / "second"
-    assert not (second.folder / "models").exists()
-    second.dvc("pull")
-    assert second.results() == first.results()
-    assert json.loads(second.dvc("status", "--json")) == {}
-    assert stages_run(second.dvc("repro")) == []
-
-
-def test_plots_show_draws_the_runs_in_every_curve_and_each_confusion_matrix(clone):
+def plots_page(clone: Clone) -> dict[str, list[dict]]:
+    """The data of each chart of `dvc plots show`, by title."""
     clone.dvc("plots", "show")
-    page = (clone.folder / "dvc_plots" / "index.html").read_text()
-    specs = [json.loads(part.partition(";\n")[0]) for part in page.split("var spec = ")[1:]]
-    curves = [spec for spec in specs if spec.get("encoding", {}).get("color", {}).get("field") == "run"]
-    assert [spec["title"]["text"] for spec in specs] == [
+    specs = [
+        json.loads(part.partition(";\n")[0]) for part in clone.read("dvc_plots/index.html").split("var spec = ")[1:]
+    ]
+    return {spec["title"]["text"]: spec["data"]["values"] for spec in specs}
+
+
+def test_the_page_of_plots_has_every_chart(finished):
+    charts = plots_page(finished)
+    assert list(charts) == [
         "Test accuracy",
         "Training accuracy",
         "Test loss",
-        "Generalisation gap (training less test accuracy)",
+        "Training less test accuracy",
+        *RUNS,
         "Learning rate",
-        "Confusion matrix, cnn",
-        "Confusion matrix, resnet",
-        "Confusion matrix, resnet_ablation",
+        "F1 of each class",
+        "Calibration",
+        *(f"plots/predictions/{run}.csv" for run in RUNS),
     ]
-    assert len(curves) == 5
-    for spec in curves:
-        assert {row["filename"] for row in spec["data"]["values"]} == {"cnn.csv", "resnet.csv", "resnet_ablation.csv"}
+    for name in ("Learning rate", "F1 of each class", "Calibration"):
+        assert {row["run"] for row in charts[name]} == set(RUNS)
 
 
-def pipeline() -> dict:
-    return YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+@pytest.mark.parametrize("template", sorted((ROOT / ".dvc/plots").glob("*.json")), ids=lambda path: path.stem)
+def test_a_chart_names_the_revisions_and_takes_its_size_from_the_viewer(template):
+    text = template.read_text()
+    assert json.loads(text)["data"]["values"] == "<DVC_METRIC_DATA>"
+    assert '"field": "rev"' in text
+    assert ('"width": "<DVC_METRIC_PLOT_WIDTH>"' in text) == (
+        template.stem != "confusion"
+    )  # one a revision, side by side
 
 
-@pytest.mark.parametrize("stage", ["download", "train", "evaluate", "report"])
-def test_the_deps_of_a_stage_are_the_modules_it_imports(stage):
-    definition = pipeline()[stage]
-    listed = {dep for dep in definition.get("do", definition)["deps"] if dep.endswith(".py")}
-    ours = "(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'stages')"
-    code = f"import sys, stages.{stage}; print(*{ours})"
-    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    imported = {str(Path(file).relative_to(ROOT)) for file in output.split() if file != "None"}
-    assert listed == imported
+def test_a_confusion_matrix_has_a_row_and_a_column_for_every_class():
+    layers = json.loads((ROOT / ".dvc/plots/confusion.json").read_text())["spec"]["layer"]
+    assert layers[0]["transform"][0] == {"fold": ["<DVC_METRIC_Y>", "<DVC_METRIC_X>"], "as": ["role", "class"]}
+    assert {axis: layers[0]["encoding"][axis]["field"] for axis in "xy"} == {"x": "class", "y": "class"}
+
+
+def test_a_run_writes_the_files_of_the_contract(finished):
+    each = (
+        "metrics/timing/{}.json",
+        "metrics/train/{}.json",
+        "models/{}.safetensors",
+        "plots/history/{}.csv",
+        "plots/predictions/{}.csv",
+    )
+    written = {name for name in finished.outputs() if not name.startswith("report/figures/")}
+    assert written == {
+        "data/dataset.json",
+        "data/test.npz",
+        "data/train.npz",
+        "metrics/compare/model.json",
+        "metrics/compare/weight_decay.json",
+        "metrics/evaluation.json",
+        "plots/calibration.csv",
+        "plots/curves.csv",
+        "plots/per_class.csv",
+        "report/index.html",
+        "report/report.md",
+        *(name.format(run) for name in each for run in RUNS),
+    }
+
+
+def test_large_outputs_are_left_to_dvc_and_small_ones_to_git(finished):
+    tracked = {name for name in finished.run("git", "ls-files").split("\n") if name in finished.outputs()}
+    assert tracked == {
+        "metrics/compare/model.json",
+        "metrics/compare/weight_decay.json",
+        "plots/calibration.csv",
+        "plots/curves.csv",
+        "plots/per_class.csv",
+        *(f"metrics/train/{run}.json" for run in RUNS),
+        *(f"plots/history/{run}.csv" for run in RUNS),
+    }
+    assert sum((finished.folder / name).stat().st_size for name in tracked) < 100_000
+
+
+@pytest.mark.parametrize("stage", DEFINITIONS)
+def test_the_code_that_a_stage_depends_on_is_the_code_that_it_imports(stage):
+    deps = DEFINITIONS[stage].get("do", DEFINITIONS[stage])["deps"]
+    listed = {file for dep in deps if dep.startswith("stages/") for file in [ROOT / dep, *(ROOT / dep).rglob("*.py")]}
+    ours = "(m.__file__ for n, m in sys.modules.items() if n.startswith('stages.') and m.__file__)"
+    code = f"import sys, stages.{stage}; print(*{ours}, sep='\\n')"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {file for file in listed if file.suffix == ".py"} == set(map(Path, shown.splitlines()))
+
+
+@pytest.mark.parametrize("folder", BELOW)
+def test_folders_import_one_way(folder):
+    for file in (ROOT / "stages" / folder).rglob("*.py"):
+        imported = re.findall(r"^\s*(?:from|import) stages\.(\w+)", file.read_text(), re.MULTILINE)
+        assert set(imported) <= BELOW[folder] | {folder}, file
+
+
+def test_every_module_lies_in_a_folder_of_the_contract():
+    folders = {path.name for path in (ROOT / "stages").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(BELOW)
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} == {
+        "__init__",
+        "download",
+        "train",
+        "evaluate",
+        "report",
+    }
 
 
 def test_a_training_depends_on_every_parameter_of_its_section():
-    listed = {param for param in pipeline()["train"]["do"]["params"] if param.startswith("train.")}
-    everything = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["train"]
-    assert listed | {"train.weight_decay"} == {f"train.{name}" for name in everything}
+    listed = {param for param in DEFINITIONS["train"]["do"]["params"] if param.startswith("train.")}
+    assert listed | {"train.weight_decay"} == {
+        f"train.{name}" for name in load_params(ROOT / "params.yaml").train.model_dump()
+    }
 
 
-def test_make_says_what_is_missing_of_a_repository(tmp_path):
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+def test_the_pipeline_file_is_read_in_a_minute_and_describes_every_stage(finished):
+    assert len((ROOT / PIPELINE).read_text().splitlines()) <= 75
+    listed = finished.dvc("stage", "list")
+    assert [line.split()[0] for line in listed.splitlines()] == STAGES
+    assert "Outputs" not in listed  # what dvc says of a stage without a description
 
-    def make() -> tuple[int, str]:
-        done = subprocess.run(
-            ["make", "--no-print-directory", "repository"], cwd=tmp_path, env=env, capture_output=True, text=True
-        )
-        return done.returncode, done.stdout
 
-    assert make()[0] == 2
-    assert make()[1].startswith("This folder is no git repository")
-    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    assert make()[1].startswith("The folder .dvc is missing: git restore .dvc")
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config").touch()
-    assert make()[0] == 0
+def test_no_value_of_a_parameter_reaches_the_shell(finished, tmp_path):
+    clone = finished.copy(tmp_path / "clone")
+    value = "1e-4; touch reached"
+    done = clone.attempt(
+        "dvc", "exp", "run", "--set-param", f'ablation.weight_decay="{value}"', "train@resnet_ablation"
+    )
+    assert done.returncode != 0
+    assert "ablation.weight_decay" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (clone.folder / "reached").exists()
+    assert stages_run(done.stdout) == ["train@resnet_ablation"]

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from stages.common import cli
 from stages.common.errors import UserError, listed, printable
-from stages.common.files import COMPARISONS, TRAIN_METRICS, Comparison, Metrics
+from stages.common.formats import COMPARISONS, TRAIN_METRICS, Comparison, Metrics
 from stages.common.params import PARAMS
 
 LONGEST = 400  # characters of the changes of an experiment
@@ -128,7 +128,8 @@ def changes(before: dict[str, str], after: dict[str, str]) -> str:
 
 def tables(experiments: list[Experiment], width: int) -> list[Table]:
     """The experiments in so many tables that no figure is cut off."""
-    columns = list(dict.fromkeys(name for experiment in experiments for name in experiment.figures))
+    names = {name for experiment in experiments for name in experiment.figures}
+    columns = sorted(names, key=lambda path: (Path(path).parent == COMPARISONS, path))  # DVC's order varies
     parts: list[list[str]] = [[]]
     room = width - NAMES - CHANGES - 2
     for column in columns:

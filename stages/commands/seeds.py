@@ -19,7 +19,8 @@ from scmrepo.exceptions import SCMError
 
 from stages.common import cli
 from stages.common.errors import UserError, listed, printable
-from stages.common.files import SEEDS, TRAIN_METRICS, Metrics, SeedResult, of_run, write_csv
+from stages.common.files import write_csv
+from stages.common.formats import SEEDS, TRAIN_METRICS, Metrics, SeedResult, of_run
 from stages.common.params import PARAMS, load_params
 from stages.common.yaml12 import parse_yaml
 
@@ -60,7 +61,7 @@ def main(args: Namespace) -> None:
 
 def write_study(study: dict[int, list[SeedResult]], passed_over: list[str]) -> None:
     rows = [row for seed in sorted(study) for row in study[seed]]
-    write_csv(SEEDS, rows)
+    write_csv(SEEDS, SeedResult, rows)
     table = pd.DataFrame([row.model_dump() for row in rows])
     accuracies = table.pivot(index="seed", columns="run", values="accuracy")[[row.run for row in study[rows[0].seed]]]
     print(accuracies.map("{:.2%}".format).to_string())

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stages.common.errors import UserError, printable
-from stages.common.files import DATA, Text, read_json, replacing, write_json
+from stages.common.files import read_json, replacing, write_json
+from stages.common.formats import DATA, Text
 from stages.common.params import Section
 
 PerChannel = Annotated[list[float], Field(min_length=3, max_length=3)]

@@ -1,5 +1,6 @@
 """Files as the stages write and read them: whole under their name or not at all, and checked on reading."""
 
+import csv
 import hashlib
 import io
 import json
@@ -10,11 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
-import pandas as pd
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from stages.common.errors import UserError, explain, printable
-from stages.common.formats import *  # noqa: F403 TRANSITION
 
 MAX_BYTES = 2**30  # of a file that is read whole
 
@@ -62,10 +61,15 @@ def write_json(path: Path, content: BaseModel) -> None:
     write_bytes(path, f"{text}\n".encode())
 
 
-def write_csv(path: Path, rows: Sequence[BaseModel] | pd.DataFrame, synced: bool = True) -> None:
-    """Write a row for each of `rows`, with floats to eight significant digits."""
-    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame([row.model_dump(by_alias=True) for row in rows])
-    write_bytes(path, table.to_csv(index=False, lineterminator="\n", float_format="%.8g").encode(), synced)
+def write_csv(path: Path, kind: type[BaseModel], rows: Sequence[BaseModel], synced: bool = True) -> None:
+    """Write a line for each row, each of `kind`, with floats to eight significant digits."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, _columns(kind), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        values = row.model_dump(by_alias=True)
+        writer.writerow({name: f"{v:.8g}" if isinstance(v, float) else v for name, v in values.items()})
+    write_bytes(path, file.getvalue().encode(), synced)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -96,24 +100,36 @@ def read_json(path: Path, kind: type[Content]) -> Content:
         raise UserError(f"{path}: {explain(error)}; make it again with `dvc repro`") from error
 
 
-def read_csv(path: Path, kind: type[Content]) -> pd.DataFrame:
+def read_csv(path: Path, kind: type[Content]) -> list[Content]:
     """The rows of a CSV file, checked against what its writer fills in: a column for each field of `kind`.
 
     Raises:
         UserError: the file is missing, or holds something else.
     """
-    columns = [field.alias or name for name, field in kind.model_fields.items()]
-    reader = TypeAdapter(list[kind])  # type: ignore[valid-type]
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        texts = pd.read_csv(io.BytesIO(read_bytes(path)), dtype=str, keep_default_na=False)
-        rows = reader.validate_python(texts.to_dict("records"), strict=False)
-        if not rows and list(texts) != columns:  # nothing that the types could refuse
-            raise ValueError(f"its columns are not {', '.join(columns)}")
+        if reader.fieldnames != _columns(kind):
+            raise UserError(f"{path}: its columns are not {', '.join(_columns(kind))}; make it again with `dvc repro`")
+        rows = TypeAdapter(list[kind])  # type: ignore[valid-type]
+        return rows.validate_python(list(reader), strict=False)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}; make it again with `dvc repro`") from error
-    except ValueError as error:  # pandas' errors of a file that is no table, and bytes that are no text
-        raise UserError(f"{path}: no table ({printable(error)}); make it again with `dvc repro`") from error
-    return pd.DataFrame(reader.dump_python(rows, by_alias=True), columns=columns)
+    except csv.Error as error:
+        raise UserError(f"{path}: no table ({error}); make it again with `dvc repro`") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no text ({error}); make it again with `dvc repro`") from error
+
+
+def _columns(kind: type[BaseModel]) -> list[str]:
+    """The names of the columns: the fields that a class adds stand before those that it inherits."""
+    own = [name for name in kind.model_fields if name in kind.__annotations__]
+    fields = [*own, *(name for name in kind.model_fields if name not in own)]
+    return [kind.model_fields[name].alias or name for name in fields]
 
 
 def sha256(path: Path) -> str:

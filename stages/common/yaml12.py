@@ -50,7 +50,13 @@ def parse_yaml(text: str, where: str | Path) -> Any:
     """
     try:
         return yaml.load(text, Yaml12)  # a SafeLoader
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:  # of a tag such as `!!bool x`
+    except (
+        yaml.YAMLError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # of a tag such as `!!bool x`
         raise UserError(f"{where}: not valid YAML: {printable(error)}") from error
 
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stages.common.errors import UserError, printable
 
-# Named, because Pillow would hand content of other formats, such as EPS, to external programs
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+# Named, because Pillow would hand content of other formats, such as EPS, to external programs. JPEG includes MPO.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 2**26
 MAX_SCANS = 2**30  # pixels × scans of a JPEG, each of which may touch every pixel

@@ -1,20 +1,16 @@
 """Image files in a folder or a tar as a data set: {train,test}/<class>/<image file>."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 
 import numpy as np
-from tqdm import tqdm
 
 from stages.common.dataset import Split
-from stages.common.errors import UserError, listed, printable, shown
-from stages.datasets.image import MAX_FILE_BYTES, decode
-from stages.datasets.source import Source, read_file
-from stages.datasets.tar import Tar
+from stages.common.errors import UserError, listed, printable
+from stages.datasets.image import decode
+from stages.datasets.source import Source
 
 SPLITS = ("train", "test")
 LAYOUT = "{train,test}/<class>/<image file>"

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import log_loss
 
-from stages.common.files import CalibrationBin, ClassScores, ComparedRuns, EvaluatedRun, Prediction
+from stages.common.formats import CalibrationBin, ClassScores, ComparedRuns, EvaluatedRun, Prediction
 from stages.common.params import Recipe
 from stages.evaluation import metrics
 from stages.evaluation.significance import accuracy_interval, compare_on_images

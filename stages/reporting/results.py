@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
 from stages.common import formats
 from stages.common.dataset import DatasetInfo, Split
@@ -70,8 +72,8 @@ def read_results(info: DatasetInfo, test: Split, seed: int) -> Results:
     if not evaluation.runs:
         raise UserError(f"{formats.EVALUATION}: no runs in it; make it again with `dvc repro`")
     per_class, calibration = (
-        read_csv(formats.PER_CLASS, formats.ClassScores),
-        read_csv(formats.CALIBRATION, formats.CalibrationBin),
+        read_table(formats.PER_CLASS, formats.ClassScores),
+        read_table(formats.CALIBRATION, formats.CalibrationBin),
     )
     runs = {
         name: Run(
@@ -80,8 +82,8 @@ def read_results(info: DatasetInfo, test: Split, seed: int) -> Results:
             evaluation.runs[name],
             read_json(formats.of_run(formats.TRAIN_METRICS, name), formats.Metrics),
             read_json(formats.of_run(formats.TIMING, name), formats.Timing),
-            read_csv(formats.of_run(formats.HISTORY, name), formats.Epoch),
-            read_csv(formats.of_run(formats.PREDICTIONS, name), formats.Prediction),
+            read_table(formats.of_run(formats.HISTORY, name), formats.Epoch),
+            read_table(formats.of_run(formats.PREDICTIONS, name), formats.Prediction),
             per_class[per_class.run == name].reset_index(drop=True),
             calibration[calibration.run == name].reset_index(drop=True),
         )
@@ -98,11 +100,17 @@ def read_results(info: DatasetInfo, test: Split, seed: int) -> Results:
     return Results([*runs.values()], pairs, *_read_study([*runs.values()], seed))
 
 
+def read_table(path: Path, kind: type[BaseModel]) -> pd.DataFrame:
+    """The rows of a CSV file, a column for each field of `kind`."""
+    rows = [row.model_dump(by_alias=True) for row in read_csv(path, kind)]
+    return pd.DataFrame(rows, columns=[field.alias or name for name, field in kind.model_fields.items()])
+
+
 def _read_study(runs: list[Run], seed: int) -> tuple[pd.DataFrame | None, bool]:
     """The study that these runs are part of, and whether plots/seeds.csv, which may be missing, holds another."""
     if not formats.SEEDS.exists():
         return None, False
-    table = read_csv(formats.SEEDS, formats.SeedResult).drop_duplicates(["seed", "run"])
+    table = read_table(formats.SEEDS, formats.SeedResult).drop_duplicates(["seed", "run"])
     names = [run.name for run in runs]
     study = table[table.run.isin(names)].pivot(index="seed", columns="run").dropna()
     if table.empty or set(study.columns) != {(of, name) for of in ("accuracy", "last_accuracy") for name in names}:

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from stages.common.errors import UserError, explain, printable
-from stages.common.files import Epoch, read_bytes, replacing
+from stages.common.files import read_bytes, replacing
+from stages.common.formats import Epoch
 from stages.common.inputs import Inputs
 from stages.common.params import Recipe, Section
 from stages.training import tensor_file

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stages.common.dataset import Dataset, Split
 from stages.common.errors import UserError
-from stages.common.files import Epoch
+from stages.common.formats import Epoch
 from stages.common.params import Recipe
 from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
 from stages.training.device import Backend

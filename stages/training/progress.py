@@ -6,7 +6,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from stages.common.files import Epoch
+from stages.common.formats import Epoch
 from stages.common.params import Recipe
 from stages.training.device import Backend
 from stages.training.loop import State

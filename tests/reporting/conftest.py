@@ -56,8 +56,9 @@ def write_experiment(
     labels = np.array(labels)
     write_data(list(classes), labels, image_size)
     tables = [write_run(name, *run[4:], run[3], np.array(classes, dtype=object), labels) for name, run in runs.items()]
-    for path, parts in zip((formats.PER_CLASS, formats.CALIBRATION), zip(*tables, strict=True), strict=True):
-        write_csv(path, [row for part in parts for row in part])
+    kinds = {formats.PER_CLASS: formats.ClassScores, formats.CALIBRATION: formats.CalibrationBin}
+    for (path, kind), parts in zip(kinds.items(), zip(*tables, strict=True), strict=True):
+        write_csv(path, kind, [row for part in parts for row in part])
     fields = ("runs", "difference", "interval", "p", "only_right")
     evaluation = formats.Evaluation(
         runs={name: evaluated(len(labels), *run) for name, run in runs.items()},
@@ -104,12 +105,13 @@ def write_run(
     timing = {"device": "a GPU", "precision": "bf16", "compiled": True, "torch": "2.99", "python": "3.98"}
     timing |= {"train_seconds": seconds, "images_per_second": 1234.5}
     write_json(formats.of_run(formats.TIMING, name), formats.Timing(**timing))
-    write_csv(formats.of_run(formats.HISTORY, name), history(accuracy, gap, epochs))
+    write_csv(formats.of_run(formats.HISTORY, name), formats.Epoch, history(accuracy, gap, epochs))
     predicted, confidence = labels.copy(), np.full(len(labels), 0.9)
     predicted[wrong] = (labels[wrong] + 1) % len(classes)
     confidence[wrong] = 0.8 - 0.3 * np.arange(len(wrong)) / max(30, len(wrong))
-    answers = {"index": range(len(labels)), "actual": classes[labels], "predicted": classes[predicted]}
-    write_csv(formats.of_run(formats.PREDICTIONS, name), pd.DataFrame(answers | {"confidence": confidence}))
+    answers = zip(range(len(labels)), classes[labels], classes[predicted], confidence.tolist(), strict=True)
+    rows = [formats.Prediction(**dict(zip(formats.Prediction.model_fields, row, strict=True))) for row in answers]
+    write_csv(formats.of_run(formats.PREDICTIONS, name), formats.Prediction, rows)
     return class_scores(name, classes, labels, predicted), bins(name, predicted == labels, confidence)
 
 
@@ -169,7 +171,7 @@ def study(experiment) -> None:
         for seed, by_run in accuracies.items()
         for run, accuracy in zip(RUNS, by_run, strict=True)
     ]
-    write_csv(formats.SEEDS, rows)
+    write_csv(formats.SEEDS, formats.SeedResult, rows)
 
 
 @pytest.fixture
