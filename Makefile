@@ -27,7 +27,8 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	    git config user.name demo; git config user.email demo@localhost; \
 	    echo 'git had no user name, without which DVC keeps no experiment: it is "demo" in this clone now.'; }
 	@if ! git show-ref --quiet refs/heads/demo; then \
-	    dvc exp run --quiet --temp --name demo $(DEMO:%=--set-param %) && dvc exp branch --quiet demo demo && dvc exp remove --quiet demo; \
+	    { dvc exp list --name-only | grep -qx demo || dvc exp run --quiet --temp --name demo $(DEMO:%=--set-param %); } && \
+	    dvc exp branch --quiet demo demo && dvc exp remove --quiet demo; \
 	elif ! git merge-base --is-ancestor HEAD demo; then \
 	    echo 'The branch demo did not begin here. Keep it under another name (git branch --move demo old-demo),'; \
 	    echo 'or go to it (git switch demo).'; exit 1; fi
@@ -40,7 +41,8 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	@echo '    dvc metrics diff; dvc plots diff; dvc exp show --only-changed; make compare'
 	@echo 'Each `dvc exp run` starts from the files as they are, so that changes add up; `git restore .` takes them back,'
 	@echo 'and DVC keeps the experiments (dvc exp list -A). Back to the full experiment on CIFAR-10, then `make repro`:'
-	@echo "    git switch $$(git rev-parse --quiet --verify --abbrev-ref '@{-1}' || echo -)"
+	@back=$$(git rev-parse --quiet --verify --abbrev-ref '@{-1}') || back=main; \
+	    echo "    git switch $${back:---detach $$(git rev-parse --short '@{-1}')}"
 
 repro: repository environment ## the experiment as params.yaml has it, as far as it is not up to date
 	dvc repro
@@ -48,19 +50,19 @@ repro: repository environment ## the experiment as params.yaml has it, as far as
 # JOBS experiments at a time. They share the cores: the threads of two that each use all of them wait for each other.
 JOBS ?= 1
 CORES = $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-RUN_QUEUE = OMP_NUM_THREADS=$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 )) dvc exp run --run-all --jobs $(JOBS)
+SHARED = OMP_NUM_THREADS=$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 ))
 
 queue: repository environment ## the experiments queued by `dvc exp run --queue`, JOBS=1 at a time
 	@echo 'After Ctrl-C they go on without a terminal; `dvc queue stop --kill` ends them.'
-	$(RUN_QUEUE)
+	$(SHARED) dvc exp run --run-all --jobs $(JOBS)
 
-# Experiments that differ in the seed alone, the first with that of params.yaml.
+# Experiments that differ in the seed alone, the first with that of params.yaml. Each runs in a folder of DVC's, and ends
+# with this command; what one has finished is not run again, whatever became of the others.
 N ?= 5
 seeds: repository environment ## the experiment with N=5 seeds, and what they show together in the report
-	$(RUN_QUEUE) # what an interrupted study left
 	dvc repro
-	@seeds=$$(python -m stages.commands.seeds --missing $(N)) && if test -n "$$seeds"; then \
-	    dvc exp run --queue --set-param "seed=$$seeds" && $(MAKE) --no-print-directory queue; fi
+	@seeds=$$(python -m stages.commands.seeds --missing $(N)) && echo "Seeds to train: $${seeds:-none}" && \
+	    printf %s "$$seeds" | tr , '\n' | $(SHARED) xargs -P $(JOBS) -I SEED dvc exp run --quiet --temp --set-param seed=SEED
 	python -m stages.commands.seeds
 	dvc repro
 

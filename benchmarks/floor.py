@@ -34,9 +34,10 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device)
 
 
-def median_seconds(function: Callable[[], object], device: torch.device, runs: int = 7) -> float:
-    times = []
-    for _ in range(runs + 1):
+def median_seconds(function: Callable[[], object], device: torch.device, runs: int = 7, limit: float = 2) -> float:
+    """The median of so many runs after a first one, fewer where all take longer than `limit` seconds."""
+    times: list[float] = []
+    while len(times) < 2 or (len(times) <= runs and sum(times) < limit):
         start = time.perf_counter()
         function()
         if device.type == "cuda":
@@ -63,10 +64,10 @@ def training_cost(model: nn.Module, size: int) -> tuple[float, int]:
     return 3.0 * counter.get_total_flops(), 3 * sum(elements)
 
 
-def floor_seconds(model: nn.Module, size: int, images: int, backend: Backend) -> float:
-    """The least time that forward and backward passes over so many images can take; prints the rates."""
+def floor(model: nn.Module, size: int, images: int, backend: Backend) -> tuple[float, str]:
+    """The least seconds that forward and backward passes over so many images can take, and the rates in words."""
     operations, elements = training_cost(model, size)
     dtype = torch.bfloat16 if backend.precision == "bf16" else torch.float32
     compute, copy = compute_rate(backend.device, dtype), copy_rate(backend.device)
-    print(f"\nceilings: {compute / 1e12:.3g} TFLOP/s in {dtype}, {copy / 1e9:.3g} GB/s")
-    return images * max(operations / compute, elements * dtype.itemsize / copy)
+    seconds = images * max(operations / compute, elements * dtype.itemsize / copy)
+    return seconds, f"ceilings: {compute / 1e12:.3g} TFLOP/s in {dtype}, {copy / 1e9:.3g} GB/s"

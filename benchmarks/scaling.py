@@ -12,12 +12,11 @@ processes, exchange included:
 
 import statistics
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-import pandas as pd
-
 from benchmarks.loops import PARAMS, RECIPES, new_model
+from benchmarks.page import table
 from benchmarks.training_speed import read_images
 from stages.common.dataset import DatasetInfo, Split
 from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
@@ -48,17 +47,19 @@ def step_seconds(name: str, data: tuple[DatasetInfo, Split], batch_size: int, st
     return statistics.median(seconds[3:])
 
 
-def shares(name: str, data: tuple[DatasetInfo, Split], steps: int, bandwidth: float, backend: Backend) -> pd.DataFrame:
+def shares(name: str, data: tuple[DatasetInfo, Split], args: Namespace, backend: Backend) -> list[dict[str, object]]:
     """The step on the share of a batch that each of n processes would take, and the exchange worked out from bytes."""
     rows = []
     for count in PROCESSES:
         share = -(-BATCH_SIZE // count)
-        step = step_seconds(name, data, share, steps, backend)
-        exchange = 2 * (count - 1) / count * gradient_bytes(name, data[0]) / (bandwidth * 1e9)
-        rows.append({"processes": count, "share": share, "step_ms": 1000 * step, "exchange_ms": 1000 * exchange})
-    table = pd.DataFrame(rows)
-    total = table.step_ms + table.exchange_ms
-    return table.assign(speed_up=total[0] / total)
+        step = 1000 * step_seconds(name, data, share, args.steps, backend)
+        exchange = 1000 * 2 * (count - 1) / count * gradient_bytes(name, data[0]) / (args.bandwidth * 1e9)
+        alone = rows[0]["step, ms"] if rows else step
+        speed_up = alone / (step + exchange)
+        rows.append(
+            {"processes": count, "share": share, "step, ms": step, "exchange, ms": exchange, "speed-up": speed_up}
+        )
+    return rows
 
 
 def gradient_bytes(name: str, info: DatasetInfo) -> int:
@@ -82,10 +83,9 @@ def main() -> None:
                 if processes.rank == 0:
                     print(f"{name} on {backend}: {1000 * seconds:.2f} ms a step of {BATCH_SIZE} images")
                 continue
-            table = shares(name, data, args.steps, args.bandwidth, backend)
             megabytes = gradient_bytes(name, data[0]) / 1e6
             print(f"{name} on {backend}, {megabytes:.1f} MB of gradients, {args.bandwidth:g} GB/s")
-            print(table.to_string(index=False, float_format="{:.2f}".format))
+            print(f"\n{table(shares(name, data, args, backend))}\n")
 
 
 if __name__ == "__main__":

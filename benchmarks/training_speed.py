@@ -14,19 +14,39 @@ import re
 import statistics
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import get_context, get_start_method, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
-from benchmarks.floor import floor_seconds
+from benchmarks.floor import floor
 from benchmarks.loops import RECIPES, VARIANTS, new_model
 from benchmarks.page import table
 from stages.common.dataset import DatasetInfo, Split, read_info, read_split
 from stages.training.device import Backend, choose_backend
 
 FULL_EPOCH = 50_000  # images
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the variants train.
+
+    Attributes:
+        data: a split as the download stage writes it, data/train.npz.
+        images: how many of them an epoch has, from the first on.
+        start_method: of the processes; only `spawn` works with a GPU, and keeps memory apart.
+    """
+
+    model: str
+    data: Path
+    images: int
+    epochs: int  # the first is not counted
+    variants: list[str]
+    start_method: str = "spawn"
 
 
 def read_images(data: Path, images: int) -> tuple[DatasetInfo, Split]:
@@ -36,12 +56,12 @@ def read_images(data: Path, images: int) -> tuple[DatasetInfo, Split]:
     return info, Split(whole.images[:images], whole.labels[:images])
 
 
-def work(variant: str, model: str, data: Path, images: int, device: torch.device, start_method: str, turns: Connection):
+def work(load: Workload, variant: str, device: torch.device, start_method: str, turns: Connection) -> None:
     """Train the epochs whose numbers come in, until 0; send back the seconds and, in bytes, what memory peaked at."""
     set_start_method(start_method, force=True)  # for the DataLoader's workers; this process would hand down its own
     torch.zeros(1, device=device)
     torch_alone = host_memory()
-    epoch = VARIANTS[variant](model, *read_images(data, images), device)
+    epoch = VARIANTS[variant](load.model, *read_images(load.data, load.images), device)
     while number := turns.recv():
         start = time.perf_counter()
         epoch(number)
@@ -55,25 +75,28 @@ def host_memory() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def measure(model: str, data: Path, images: int, epochs: int, device: torch.device) -> dict[str, list[tuple]]:
+def measure(load: Workload, device: torch.device) -> dict[str, list[tuple]]:
     """What `work` sends back for each epoch of each variant, the variants taking turns."""
-    spawn = get_context("spawn")
+    context = get_context(load.start_method)
     turns, processes = {}, []
-    for variant in VARIANTS:
-        turns[variant], theirs = spawn.Pipe()
-        processes.append(
-            spawn.Process(target=work, args=(variant, model, data, images, device, get_start_method(), theirs))
-        )
+    for variant in load.variants:
+        turns[variant], theirs = context.Pipe()
+        processes.append(context.Process(target=work, args=(load, variant, device, get_start_method(), theirs)))
         processes[-1].start()
         theirs.close()
-    measured: dict[str, list[tuple]] = {variant: [] for variant in VARIANTS}
-    for number in range(1, epochs + 1):
-        for variant, connection in turns.items():
-            connection.send(number)
-            measured[variant].append(connection.recv())
-    for connection, process in zip(turns.values(), processes, strict=True):
-        connection.send(0)
-        process.join()
+    measured: dict[str, list[tuple]] = {variant: [] for variant in load.variants}
+    try:
+        for number in range(1, load.epochs + 1):
+            for variant, connection in turns.items():
+                connection.send(number)
+                measured[variant].append(connection.recv())
+        for connection in turns.values():
+            connection.send(0)
+    finally:
+        for connection in turns.values():
+            connection.close()  # where one has failed, the others would wait for ever
+        for process in processes:
+            process.join()
     return measured
 
 
@@ -85,22 +108,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=FULL_EPOCH, help="how many of them an epoch has")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each variant, the first not counted")
     parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--device", choices=("cpu", "cuda"), help="the GPU where there is one, else the CPU")
     args = parser.parse_args()
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA starts, which is later
 
-    info, split = read_images(args.data, args.images)
-    images = len(split.labels)
     for name in args.models:
-        recipe = RECIPES[name]
-        backend = choose_backend(recipe.train, FULL_EPOCH * recipe.settings.epochs)
-        measured = measure(name, args.data, images, args.epochs, backend.device)
-        floor = floor_seconds(new_model(name, info), info.image_size, images, backend)
-        print(
-            f"\n{name}, {images:,} images an epoch, {backend}, PyTorch {torch.__version__}, floor {floor:.2f} s an epoch"
-        )
-        print(table(speeds(images, backend, measured, floor)), flush=True)
+        rows = compare(Workload(name, args.data, args.images, args.epochs, args.variants))
+        print("\n" + table(rows), flush=True)
+
+
+def compare(load: Workload, say: Callable[[str], None] = print) -> list[dict[str, str]]:
+    """Measure the variants, say what their speed depends on, and return the table's rows."""
+    info, split = read_images(load.data, load.images)
+    recipe, images = RECIPES[load.model], len(split.labels)
+    backend = choose_backend(recipe.train, FULL_EPOCH * recipe.settings.epochs)
+    measured = measure(load, backend.device)
+    least, rates = floor(new_model(load.model, info), info.image_size, images, backend)
+    say(
+        f"{load.model}, {images:,} images an epoch, {backend}, PyTorch {torch.__version__}, "
+        f"floor {least:.2f} s an epoch; {rates}"
+    )
+    return speeds(images, backend, measured, least)
 
 
 def speeds(images: int, backend: Backend, measured: dict[str, list[tuple]], floor: float) -> list[dict[str, str]]:

@@ -3,7 +3,8 @@
 python -m stages.download
 """
 
-from argparse import ArgumentParser, Namespace
+import os
+from argparse import Namespace
 from pathlib import Path
 
 from stages.common import cli
@@ -27,7 +28,7 @@ def main(args: Namespace) -> None:
 
 
 def read_source(data: Data) -> Source:
-    path = Path(data.path) if data.path else None
+    path = Path(os.path.expanduser(data.path)) if data.path else None
     match data.source:
         case "cifar10":
             return cifar10.read(path, data.image_size)
@@ -38,4 +39,4 @@ def read_source(data: Data) -> Source:
 
 
 if __name__ == "__main__":
-    cli.run(main, ArgumentParser(prog="download", description=__doc__.partition("\n")[0]))
+    cli.run(main, cli.parser("download", __doc__))

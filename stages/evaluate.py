@@ -3,7 +3,7 @@
 python -m stages.evaluate
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from stages.common import cli, formats
 from stages.common.dataset import DatasetInfo, read_info, read_split
@@ -99,4 +99,4 @@ def clear_stale(runs: list[str], pairs: dict[str, list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ArgumentParser(prog="evaluate", description=__doc__.partition("\n")[0]))
+    cli.run(main, cli.parser("evaluate", __doc__))

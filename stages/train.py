@@ -6,7 +6,7 @@ python -m stages.train resnet --model resnet --weight-decay train.weight_decay
 import contextlib
 import hashlib
 import platform
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 import torch
 
@@ -46,7 +46,8 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs, backend: Backend
     processes = backend.processes
     if processes.rank > 0:
         return train(model, dataset, recipe, backend, processes.broadcast(None))
-    print(f"{recipe.run}: {recipe.settings.title}, {count_parameters(model):,} parameters, on {backend}", flush=True)
+    print(f"{recipe.run}: {recipe.settings.title}, {count_parameters(model):,} parameters")
+    print(f"{recipe.run}: on {backend}", flush=True)
     checkpoint = Checkpoint(recipe.run, fingerprint(inputs, backend.kind), backend.device_name)
     resumed = processes.broadcast(checkpoint.load())
     if resumed:
@@ -114,7 +115,7 @@ def write_results(run: str, state: State, model_file: bytes, timing: Timing) -> 
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="train", description=__doc__.partition("\n")[0])
+    parser = cli.parser("train", __doc__)
     parser.add_argument("run", help="the name under which the results are written")
     parser.add_argument("--model", required=True, help="its section of params.yaml: cnn or resnet")
     parser.add_argument("--weight-decay", required=True, help="the parameter that holds it, such as train.weight_decay")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from stages.common.dataset import Counts, DatasetInfo, Split, write_dataset
 from stages.common.params import PARAMS

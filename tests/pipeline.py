@@ -109,17 +109,28 @@ class Clone:
     def json(self, name: str) -> dict:
         return json.loads(self.read(name))
 
+    def charts(self) -> dict[str, list[dict]]:
+        """The data of each chart of `dvc plots show`, by title."""
+        self.dvc("plots", "show")
+        parts = self.read("dvc_plots/index.html").split("var spec = ")[1:]
+        specs = [json.loads(part.partition(";\n")[0]) for part in parts]
+        return {spec["title"]["text"]: spec["data"]["values"] for spec in specs}
+
     def outputs(self) -> set[str]:
-        """The names of all files that stages have written."""
+        """The names of all files that stages have written; plots/seeds.csv is a command's."""
         folders = [self.folder / name for name in ("data", "metrics", "models", "plots", "report")]
         files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
-        return {str(path.relative_to(self.folder)) for path in files if path.name not in ("README.md", ".gitignore")}
+        return {
+            str(path.relative_to(self.folder))
+            for path in files
+            if path.name not in ("README.md", ".gitignore", "seeds.csv")
+        }
 
     def results(self) -> dict[str, bytes]:
         """What is the same in each run: all outputs, less times, speeds and the revision of the code."""
         names = {name for name in self.outputs() if "timing" not in name} - {"report/index.html"}  # report.md as a page
         contents = {name: (self.folder / name).read_bytes() for name in names}
-        varying = rb"[\d.,]+ (s|images/s|min [\d.]+ s)\b|[Rr]evision `?\w+`?|git checkout \w+"
+        varying = rb"Images a second.*|[\d.,]+ (s|images/s|min [\d.]+ s)\b|[Rr]evision \w+|git checkout \w+"
         contents["report/report.md"] = re.sub(varying, b"", re.sub(rb" +|-+", b" ", contents["report/report.md"]))
         return contents
 
@@ -130,3 +141,8 @@ def set_params(params: list[str] | tuple[str, ...]) -> list[str]:
 
 def stages_run(output: str) -> list[str]:
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+
+
+def append(clone: Clone, name: str) -> None:
+    """Add a comment to a file."""
+    clone.replace(name, clone.read(name), clone.read(name) + "# changed\n")

@@ -1,7 +1,7 @@
 """The proof and the figures of the GPU path: every CUDA test, measurements, the benchmark, and whole stages.
 
     python -m benchmarks.gpu                              on a machine with a GPU: `make test-gpu`
-    python -m benchmarks.gpu --data data                  with the images of the download stage, in place of synthetic ones
+    python -m benchmarks.gpu --data data                  on the images of the download stage, not on synthetic ones
     python -m benchmarks.gpu --only replay profile        some of its parts
     python -m benchmarks.gpu --rehearse                   the same path on the CPU, in small
 
@@ -10,7 +10,6 @@ What it finds is added to a Markdown file, row by row. It needs what the trainin
 
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 import torchvision
 
+from benchmarks.gpu.meter import said
 from benchmarks.gpu.parts import PARTS, run
 from benchmarks.gpu.session import ROOT, Session, prepare
 from stages.common import cli
@@ -32,7 +32,6 @@ def main(args: Namespace) -> None:
     started = time.monotonic()
     if args.rehearse:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA starts, which is later
-        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # compiling for a CPU takes minutes and shows nothing here
     elif not torch.cuda.is_available():
         raise UserError(f"PyTorch {torch.__version__} finds no GPU here; --rehearse takes the same path on the CPU")
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -60,22 +59,13 @@ def write_head(session: Session, data: Path | None) -> None:
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "revision": revision(),
-        "images": f"{info.name}: {info.counts.train:,} to train on, {info.counts.test:,} to test, {info.image_size} pixels",
+        "revision": said("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "images": f"{info.name}, {info.counts.train:,} and {info.counts.test:,} for testing, {info.image_size} pixels",
         "recipe": f"{recipe.settings.title}, batches of {recipe.train.batch_size}, {recipe.train.precision}",
         "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
     }
     for name, fact in facts.items():
         session.page.row({"": name, "this run": fact})
-
-
-def revision() -> str:
-    """The commit of the code, where git knows it."""
-    try:
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "not known: no git, or no repository"
 
 
 def run_part(name: str, session: Session) -> tuple[str, float]:

@@ -3,6 +3,7 @@
 import copy
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def folded(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
         children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
@@ -29,7 +30,7 @@ def folded(model: nn.Module) -> nn.Module:
 
 def evaluation(session: Session) -> None:
     """(e) All test images: as the product does it, compiled, and with batch normalisation in the weights."""
-    training, compiling = Training(), Training(compile=True).backend
+    training, compiling = Training(), Training(session.meter.compiles).backend
     for _ in range(session.size(50, 2)):  # so that statistics and weights are those of a training
         training.update(training.batch)
     images = torch.from_numpy(training.dataset.test.images).to(training.backend.device)

@@ -13,6 +13,14 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 
+def said(*command: str) -> str:
+    """The output of a command, or why there is none."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"not known ({error})"
+
+
 class Event(Protocol):
     """A moment in the work of a device."""
 
@@ -28,6 +36,7 @@ class Gpu:
     device = torch.device("cuda", 0)
     activities = (ProfilerActivity.CPU, ProfilerActivity.CUDA)
     precisions = ("bf16", "fp32")
+    compiles = True  # where a measurement compares with torch.compile
     unit = DeviceType.CUDA  # that the profiler's kernels ran on
 
     def synchronize(self) -> None:
@@ -62,10 +71,9 @@ class Gpu:
 
     def facts(self) -> dict[str, str]:
         """What the figures depend on."""
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader", "--id=0"]
         return {
             "device": torch.cuda.get_device_name(0),
-            "nvidia-smi": subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip(),
+            "driver": said("nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader", "--id=0"),
             "CUDA": str(torch.version.cuda),
             "cuDNN": str(torch.backends.cudnn.version()),
         }
@@ -85,6 +93,7 @@ class Cpu:
     device = torch.device("cpu")
     activities = (ProfilerActivity.CPU,)
     precisions = ("auto", "fp32")
+    compiles = False  # it would take a minute a time, and is tested elsewhere
     unit = DeviceType.CPU
 
     def synchronize(self) -> None: ...

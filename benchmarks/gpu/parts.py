@@ -1,4 +1,4 @@
-"""The parts of a run in their order, each in a process of its own: an error of CUDA spoils a process for all that follows."""
+"""The parts of a run in their order, each in a process of its own, since an error of CUDA spoils the process."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import get_context, get_start_method, set_start_method
 from typing import NamedTuple
 
 from benchmarks.gpu import checks, evaluation, stages, steps
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
     @property
     def title(self) -> str:
-        return self.run.__doc__.partition("\n")[0]
+        return self.run.__doc__.partition("\n")[0].rstrip(".")
 
 
 PARTS = {
@@ -31,21 +31,21 @@ PARTS = {
     "stem": Part(steps.stem, 60),
     "evaluation": Part(evaluation.evaluation, 60),
     "compilation": Part(stages.compilation, 90),
-    "speed": Part(checks.training_speed, 150),
+    "speed": Part(checks.speed, 150),
     "stage": Part(stages.whole_stage, 200),
-    "bytes": Part(stages.same_bytes, 120),
+    "bytes": Part(stages.same_bytes, 150),
     "precision": Part(stages.precisions, 150),
 }
 # A server from which each process is forked with all of this imported, and without CUDA
 context = get_context("forkserver")
-context.set_forkserver_preload([__name__])
+context.set_forkserver_preload([__name__, "torch._dynamo"])  # the latter is imported by the first optimizer
 
 
 def run(name: str, session: Session) -> str:
     """Run a part, and write under its title what it finds or how it failed; returns its outcome in a word or two."""
     part = PARTS[name]
     session.page.write(f"## {part.title}")
-    process = context.Process(target=_work, args=(name, session))
+    process = context.Process(target=_work, args=(name, session, get_start_method()))
     process.start()
     try:
         process.join(session.deadline - time.monotonic())
@@ -65,9 +65,10 @@ def run(name: str, session: Session) -> str:
     return "done"
 
 
-def _work(name: str, session: Session) -> None:
+def _work(name: str, session: Session, start_method: str) -> None:
     os.setsid()  # so that what it starts can be ended with it
     os.chdir(session.folder)
+    set_start_method(start_method, force=True)  # for a DataLoader's workers; it would be that of this process
     try:
         PARTS[name].run(session)
     except Exception:

@@ -1,11 +1,11 @@
 """A run of all parts: its folder with parameters and images, its page, and trainings as the product builds them."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -24,6 +24,7 @@ from stages.training.step import Step
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 10
+Variant = TypeVar("Variant")
 Changes = dict[str, Any]  # of params.yaml
 # Small enough for a rehearsal: two whole batches of training images, and a smaller one
 TINY: Changes = {
@@ -53,12 +54,16 @@ class Session:
     def size(self, whole: int, rehearsed: int) -> int:
         return rehearsed if self.rehearse else whole
 
+    def some(self, variants: Sequence[Variant]) -> Sequence[Variant]:
+        """All of them, or for a rehearsal the last."""
+        return variants[-1:] if self.rehearse else variants
+
 
 class Training:
     """A step over the training images of `folder`, built as `stages.training.loop.train` builds it.
 
     Args:
-        compile: the value of train.compile.
+        compile: the value of train.compile, where the device compiles.
         change: applied to the model before it is placed on the device.
 
     Attributes:

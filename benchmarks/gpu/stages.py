@@ -1,23 +1,22 @@
 """Measurements of the training stage as DVC runs it, a process from start to exit, and of what it writes."""
 
 import hashlib
-import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu.session import ROOT, Changes, Session, write_params
+from benchmarks.gpu.processes import Forked, Process, start
+from benchmarks.gpu.session import Changes, Session, write_params
 from stages.common.files import read_json
 from stages.common.formats import HISTORY, MODELS, TIMING, TRAIN_METRICS, Metrics, Timing, of_run
 from stages.common.params import PARAMS
 from stages.training.checkpoint import FOLDER
 
 RUN = "resnet"
-COMMAND = ("-m", "stages.train", RUN, "--model", "resnet", "--weight-decay", "train.weight_decay")
+ARGUMENTS = [RUN, "--model", "resnet", "--weight-decay", "train.weight_decay"]
+WHOLE = "whole"  # the folder of the stage with the default parameters
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,20 @@ def new_folder(name: str, changes: Changes) -> Path:
     return folder
 
 
-def start(folder: Path, cache: Path | None = None) -> subprocess.Popen:
-    """Start the stage, with an empty cache of compiled kernels unless one is given; what it prints goes to `log`."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "TORCHINDUCTOR_CACHE_DIR": str((cache or folder / "cache").absolute()),
-    }
-    with open(folder / "log", "a", encoding="utf-8") as log:
-        return subprocess.Popen(
-            [sys.executable, *COMMAND], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
+def train(session: Session, name: str, changes: Changes, cache: Path | None = None) -> Stage:
+    """Run the stage; without `cache`, its cache of compiled kernels is empty."""
+    folder, began = new_folder(name, changes), time.perf_counter()
+    return finish(begin(session, folder, cache or folder / "cache"), folder, began)
 
 
-def finish(process: subprocess.Popen, folder: Path, began: float) -> Stage:
+def begin(session: Session, folder: Path, cache: Path) -> Process:
+    # A rehearsal starts one stage as it is; for the others it need not import torch again.
+    if session.rehearse and folder.name != WHOLE:
+        return Forked(ARGUMENTS, folder)
+    return start(ARGUMENTS, folder, cache)
+
+
+def finish(process: Process, folder: Path, began: float) -> Stage:
     """Wait for the stage.
 
     Raises:
@@ -80,17 +80,13 @@ def finish(process: subprocess.Popen, folder: Path, began: float) -> Stage:
     return Stage(folder, seconds, log)
 
 
-def train(name: str, changes: Changes, cache: Path | None = None) -> Stage:
-    folder, began = new_folder(name, changes), time.perf_counter()
-    return finish(start(folder, cache), folder, began)
-
-
 def compilation(session: Session) -> None:
     """(f) The stage of a single epoch: not compiled, compiled, and compiled again by another process."""
     cache = Path("compiled")
-    for name, compile in (("not compiled", False), ("compiled, cache empty", True), ("compiled, cache kept", True)):
-        changes: Changes = {"resnet": {"epochs": 1}, "train": {"compile": compile}}
-        stage = train(name.replace(", ", "-").replace(" ", "-"), changes, cache)
+    variants = (("not compiled", False), ("compiled, cache empty", True), ("compiled, cache kept", True))
+    for name, compile in session.some(variants):
+        changes: Changes = {"resnet": {"epochs": 1}, "train": {"compile": compile and session.meter.compiles}}
+        stage = train(session, name.replace(", ", "-").replace(" ", "-"), changes, cache)
         session.page.row(
             {"stage of one epoch": name, "start to exit, s": stage.seconds, "training, s": stage.timing.train_seconds}
         )
@@ -99,7 +95,7 @@ def compilation(session: Session) -> None:
 def whole_stage(session: Session) -> None:
     """The stage with the default parameters, its cache of compiled kernels empty."""
     epochs = session.size(100, 2)
-    stage = train("whole", {"resnet": {"epochs": epochs}})
+    stage = train(session, WHOLE, {"resnet": {"epochs": epochs}})
     timing, metrics = stage.timing, stage.metrics
     session.page.row(
         {
@@ -117,31 +113,26 @@ def whole_stage(session: Session) -> None:
 
 
 def same_bytes(session: Session) -> None:
-    """The digest of model, metrics and history: trained once, again, and killed and resumed."""
-    for compile in (False, True):
-        kind = "compiled" if compile else "eager"
-        changes: Changes = {"resnet": {"epochs": 6}, "train": {"compile": compile}}
-        cache = Path(f"bytes-{kind}")
-        stages = {
-            "once": train(f"once-{kind}", changes, cache),
-            "again": train(f"again-{kind}", changes, cache),
-            "killed and resumed": _resumed(f"resumed-{kind}", changes, cache),
-        }
-        for name, stage in stages.items():
-            session.page.row({"trained": f"{kind}, {name}", "sha256": stage.digest[:16]})
-        if len({stage.digest for stage in stages.values()}) > 1:
-            raise AssertionError(f"{kind}: the same training gave different bytes")
+    """The digest of model, metrics and history: trained once, again, and killed and resumed, compiled."""
+    changes: Changes = {"resnet": {"epochs": 4}, "train": {"compile": session.meter.compiles}}
+    cache, digests = Path("bytes"), set()  # kernels are compiled once, and found in the cache afterwards
+    for name, trained in (("once", train), ("again", train), ("killed and resumed", _resumed)):
+        stage = trained(session, name.replace(" ", "-"), changes, cache)
+        session.page.row({"trained": name, "sha256": stage.digest[:16], "start to exit, s": stage.seconds})
+        digests.add(stage.digest)
+    if len(digests) > 1:
+        raise AssertionError("the same training gave different bytes")
 
 
-def _resumed(name: str, changes: Changes, cache: Path) -> Stage:
+def _resumed(session: Session, name: str, changes: Changes, cache: Path) -> Stage:
     """A stage that is sent SIGKILL as soon as its first checkpoint is there, and run again."""
     folder, began = new_folder(name, changes), time.perf_counter()
-    process, checkpoint = start(folder, cache), folder / FOLDER / f"{RUN}.safetensors"
+    process, checkpoint = begin(session, folder, cache), folder / FOLDER / f"{RUN}.safetensors"
     while process.poll() is None and not checkpoint.exists():
         time.sleep(0.0005)
     process.send_signal(signal.SIGKILL)
     killed = process.wait() == -signal.SIGKILL
-    stage = finish(start(folder, cache), folder, began)
+    stage = finish(begin(session, folder, cache), folder, began)
     if not killed or f"{RUN}: resumed after epoch" not in stage.log:
         raise AssertionError(f"the stage was not killed and resumed:\n{stage.log[-2000:]}")
     return stage
@@ -150,15 +141,16 @@ def _resumed(name: str, changes: Changes, cache: Path) -> Stage:
 def precisions(session: Session) -> None:
     """Test accuracy in both precisions with several seeds, as many of them as time allows."""
     epochs, longest, differences = session.size(5, 1), 0.0, []
-    for seed in range(42, 45):
+    for seed in session.some((42, 43, 44)):
         began = time.monotonic()
         if began + longest > session.deadline:
             session.page.write(f"No time was left for seed {seed} and those after it.")
             break
         accuracies = []
         for precision in session.meter.precisions:
-            train_section = {"precision": precision, "keep": "last"}
-            stage = train(f"{precision}-{seed}", {"seed": seed, "resnet": {"epochs": epochs}, "train": train_section})
+            changed = {"precision": precision, "keep": "last"}
+            changes: Changes = {"seed": seed, "resnet": {"epochs": epochs}, "train": changed}
+            stage = train(session, f"{precision}-{seed}", changes)
             accuracies.append(stage.metrics.accuracy)
             session.page.row(
                 {

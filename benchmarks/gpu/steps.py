@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import profile
 
@@ -45,7 +46,7 @@ def _replay(session: Session, compile: bool) -> Row:
     meter = session.meter
     meter.reset_peak()
     start = time.perf_counter()
-    training = Training(compile)
+    training = Training(compile and meter.compiles)
     training.update(training.batch)
     meter.synchronize()
     first = time.perf_counter() - start
@@ -97,16 +98,22 @@ def profiled(session: Session) -> None:
             }
         )
     session.page.row({"operations": "all", "ms": total / 1000, "share": "", "calls": calls.total()})
-    kernels = [entry for entry in averages if entry.device_type == meter.unit]
+    kernels = [entry for entry in averages if entry.device_type == meter.unit and not entry.is_user_annotation]
+    session.page.row({"kernel": "all", "ms": sum(map(meter.spent, kernels)) / 1000, "launches": _count(kernels)})
     for entry in sorted(kernels, key=meter.spent, reverse=True)[:SHOWN]:
         session.page.row({"kernel": entry.key[:110], "ms": meter.spent(entry) / 1000, "launches": entry.count})
+
+
+def _count(entries: list[Any]) -> int:
+    return sum(entry.count for entry in entries)
 
 
 def _families(averages: Any, meter: Meter) -> tuple[Counter, Counter]:
     """Microseconds of the kernels that operations of each kind launched, and the number of those operations."""
     spent, calls = Counter(), Counter()
     for entry in averages:
-        if entry.device_type == torch.autograd.DeviceType.CPU and meter.spent(entry) > 0:
+        # Operations are named aten::add and the like, the calls of CUDA that launch kernels are not.
+        if re.match(r"\w+::", entry.key) and entry.device_type == DeviceType.CPU and meter.spent(entry) > 0:
             matching = (family for family, names in FAMILIES.items() if re.search(names, entry.key))
             family = next(matching, "others")
             spent[family] += meter.spent(entry)

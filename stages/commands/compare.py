@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def table(experiments: list[Experiment], columns: list[str], with_changes: bool)
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="compare", description=__doc__.partition("\n")[0])
+    parser = cli.parser("compare", __doc__)
     parser.add_argument("--commits", type=int, default=1, metavar="N", help="of the last N commits; default: 1")
     parser.set_defaults(width=shutil.get_terminal_size().columns)
     cli.run(main, parser)

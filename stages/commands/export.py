@@ -4,7 +4,7 @@ python -m stages.commands.export models/resnet.safetensors --to resnet.pt2
 """
 
 import io
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -76,7 +76,7 @@ classes, whatever the image shows.
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="export", description=__doc__.partition("\n")[0])
+    parser = cli.parser("export", __doc__)
     parser.add_argument("model", type=Path, help="such as models/resnet.safetensors")
     parser.add_argument("--to", type=Path, help="default: the model's name with .pt2")
     cli.run(main, parser)

@@ -3,7 +3,7 @@
 python -m stages.commands.gradients
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 import torch
 from torch import Tensor, nn
@@ -57,4 +57,4 @@ def gradient_norms(model: nn.Module, image_size: int, seed: int) -> dict[str, fl
 
 
 if __name__ == "__main__":
-    cli.run(main, ArgumentParser(prog="gradients", description=__doc__.partition("\n")[0]))
+    cli.run(main, cli.parser("gradients", __doc__))

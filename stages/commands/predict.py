@@ -77,7 +77,7 @@ def answers(classifier: Classifier, batch: list[tuple[str, np.ndarray]]) -> Iter
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="predict", description=__doc__.partition("\n")[0])
+    parser = cli.parser("predict", __doc__)
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
     parser.add_argument("--model", type=Path, default="models/resnet.safetensors", help="default: %(default)s")
     parser.add_argument("--examples", type=int, metavar="N", help="classify N of the test images in data/ as well")

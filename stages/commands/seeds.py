@@ -6,7 +6,7 @@ python -m stages.commands.seeds --missing 5
 
 import hashlib
 import subprocess
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,6 @@ def read_results(revision: str | None, trainings: Trainings) -> list[SeedResult]
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="seeds", description=__doc__.partition("\n")[0])
+    parser = cli.parser("seeds", __doc__)
     parser.add_argument("--missing", type=int, metavar="N", help="print which of N seeds have no experiment yet")
     cli.run(main, parser)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     import psutil
 
 
+def parser(prog: str, doc: str | None) -> ArgumentParser:
+    """A parser that describes the program by the first line of its module's docstring, where Python has kept it."""
+    return ArgumentParser(prog=prog, description=(doc or "").partition("\n")[0])
+
+
 def run(main: Callable[[Namespace], None], parser: ArgumentParser) -> None:
     """Parse the command line and call `main` with it.
 

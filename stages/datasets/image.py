@@ -23,8 +23,9 @@ def decode(content: bytes, size: int, where: str) -> np.ndarray:
     """The content of an image file as size×size×3 uint8.
 
     An image of another size is cropped to a square and resized (bicubic), after it is turned as its EXIF data say. Of
-    several pictures in a file (MPO, animations, pages of a TIFF) the first counts. Palette, grey, CMYK and 16-bit images
-    become RGB of 8 bits a channel, of which 255 is the brightest that the format can hold; transparency becomes white.
+    several pictures in a file (MPO, animations, pages of a TIFF) the first counts. Palette, grey, CMYK and 16-bit
+    images become RGB of 8 bits a channel, of which 255 is the brightest that the format can hold; transparency becomes
+    white.
 
     Raises:
         UserError: it is no image of these formats, damaged, or beyond a limit; the message begins with `where`.

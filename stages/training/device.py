@@ -39,7 +39,7 @@ class Backend:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move the model to the device, in the memory format in which its convolutions are fastest."""
-        return model.to(self.device).to(memory_format=torch.channels_last)
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager:
         # Without the cache of cast weights, which a captured CUDA graph would take for constants.

@@ -67,7 +67,8 @@ class Step:
         x, labels = self.images.batch(draws)  # B×3×H×W, B
         with self.autocast():
             logits = self.model(x)  # B×classes
-        return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).sum()
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 is too coarse for a loss
+        return F.cross_entropy(exact, labels), (logits.argmax(1) == labels).sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """The state that a step hands on to the next, no copies: `model.*` and `momentum.*`, named as in the model."""

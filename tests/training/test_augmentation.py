@@ -6,8 +6,8 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from stages.core.dataset import Split
-from stages.core.images import Normalise, TrainingImages, draw_epoch
+from stages.common.dataset import Split
+from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 CPU = torch.device("cpu")
@@ -22,10 +22,10 @@ def random_split(count: int, size: int) -> Split:
 def torchvision_batch(split: Split, draws: torch.Tensor, padding: int) -> torch.Tensor:
     """The batch as torchvision makes it, one image after the other."""
     size, batch = split.images.shape[1], []
-    for index, top, left, mirrored in draws.tolist():
+    for index, top, left, flipped in draws.tolist():
         image = torch.from_numpy(split.images[index]).permute(2, 0, 1)
         image = reference.crop(reference.pad(image, [padding]), top, left, size, size)
-        image = reference.horizontal_flip(image) if mirrored else image
+        image = reference.horizontal_flip(image) if flipped else image
         batch.append(reference.normalize(reference.to_dtype(image, torch.float32, scale=True), MEAN, STD))
     return torch.stack(batch)
 
@@ -56,7 +56,7 @@ def test_normalising_is_torchvisions():
     )
 
 
-def test_an_epoch_takes_every_image_once_with_crops_over_the_whole_range_and_half_of_them_mirrored():
+def test_an_epoch_takes_every_image_once_with_crops_over_the_whole_range_and_half_of_them_flipped():
     draws = draw_epoch(seed=42, epoch=1, count=10_000, crop_padding=4, flip=True)
     assert sorted(draws[:, 0].tolist()) == list(range(10_000))
     for column in (1, 2):

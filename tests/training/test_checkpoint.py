@@ -1,108 +1,184 @@
+import random
+import subprocess
+import sys
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
-from stages.checkpoint import Checkpoint
-from stages.core.training import Epoch, State
+from stages.common.errors import UserError
+from stages.common.formats import Epoch
+from stages.training import checkpoint as module
+from stages.training.checkpoint import FOLDER, Checkpoint, discard_finished, locked
+from stages.training.loop import State
 
 FINGERPRINT = {"parameters": "p", "data": "d", "code": "c", "torch": "t", "device": "cpu"}
-HISTORY = [Epoch(1, 2.1, 0.2, 2.0, 0.3, -0.1, 0.1), Epoch(2, 1 / 3, 0.9, 0.1 + 0.2, 0.8, 0.1, 0.05)]
+PATH = FOLDER / "resnet.safetensors"
 
 
-def some_state() -> State:
+def epoch(number: int, test_accuracy: float) -> Epoch:
+    return Epoch(
+        epoch=number,
+        train_loss=1 / 3,
+        train_accuracy=0.9,
+        test_loss=0.1 + 0.2,
+        test_accuracy=test_accuracy,
+        generalization_gap=0.9 - test_accuracy,
+        learning_rate=0.05,
+    )
+
+
+def some_state(scale: float = 1.0, accuracies: tuple[float, ...] = (0.3, 0.8)) -> State:
     random = torch.Generator().manual_seed(1)
-    kernel = torch.randn(4, 3, 3, 3, generator=random).to(memory_format=torch.channels_last)
+    kernel = scale * torch.randn(4, 3, 3, 3, generator=random).to(memory_format=torch.channels_last)
     tensors = {"model.conv.weight": kernel, "model.bn.num_batches_tracked": torch.tensor(7)}
-    return State(HISTORY, tensors, {"conv.weight": 2 * kernel}, seconds=12.5, training_seconds=11.25)
+    history = [epoch(number, accuracy) for number, accuracy in enumerate(accuracies, start=1)]
+    return State(tensors, history, {"conv.weight": 2 * kernel}, seconds=12.5, training_seconds=11.25)
 
 
-@pytest.fixture
-def path(tmp_path) -> Path:
-    return tmp_path / ".cache" / "training" / "resnet.safetensors"
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.fixture
-def saved(path) -> Path:
-    checkpoint = Checkpoint(path, FINGERPRINT, "CPU, 2 threads")
-    checkpoint.save(some_state())
-    checkpoint.save(some_state())  # which waits for the first
-    checkpoint.writer.shutdown()
-    return path
+def checkpoint(**fingerprint: str) -> Checkpoint:
+    return Checkpoint("resnet", FINGERPRINT | fingerprint, "CPU, 2 threads")
+
+
+def save(state: State, finished: bool = False) -> None:
+    writing = checkpoint()
+    writing.save(state, finished)
+    writing.close()
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_what_is_loaded_is_what_was_saved(saved):
-    loaded, expected = Checkpoint(saved, FINGERPRINT, "CPU, 2 threads").load(), some_state()
+def test_the_state_loaded_is_the_one_saved():
+    save(some_state())
+    loaded, expected = checkpoint().load(), some_state()
     assert loaded.history == expected.history
     assert same(loaded.tensors, expected.tensors)
     assert same(loaded.best_weights, expected.best_weights)
     assert (loaded.seconds, loaded.training_seconds) == (12.5, 11.25)
-    assert [file.name for file in saved.parent.iterdir()] == ["resnet.safetensors"]
+    assert [file.name for file in FOLDER.iterdir()] == ["resnet.safetensors"]
 
 
-def test_without_an_interrupted_training_there_is_nothing_to_load_or_say(path, capsys):
-    assert Checkpoint(path, FINGERPRINT, "CPU, 2 threads").load() is None
+def test_without_an_interrupted_training_there_is_nothing_to_load_or_say(capsys):
+    assert checkpoint().load() is None
     assert capsys.readouterr().out == ""
 
 
-def test_a_saved_state_no_longer_follows_its_tensors(path):
-    checkpoint, state = Checkpoint(path, FINGERPRINT, "CPU, 2 threads"), some_state()
-    checkpoint.save(state)
-    state.tensors["model.conv.weight"].zero_()
-    checkpoint.writer.shutdown()
-    assert same(Checkpoint(path, FINGERPRINT, "CPU, 2 threads").load().tensors, some_state().tensors)
-
-
-def test_writing_takes_one_thread_and_starts_no_others_for_it(path):
-    kernel = torch.randn(256, 256, 3, 3).to(memory_format=torch.channels_last)
-    kernel.contiguous()  # large enough for OpenMP to start the threads of this thread
-    checkpoint, before = Checkpoint(path, FINGERPRINT, "CPU, 2 threads"), psutil.Process().num_threads()
-    checkpoint.save(State(HISTORY, {"model.conv.weight": kernel}, {}, seconds=1, training_seconds=1))
-    checkpoint.writer.submit(lambda: None).result()
-    assert psutil.Process().num_threads() == before + 1
-
-
 @pytest.mark.parametrize("what", FINGERPRINT)
-def test_the_state_of_another_training_is_not_used_and_a_line_says_why(saved, capsys, what):
-    assert Checkpoint(saved, FINGERPRINT | {what: "other"}, "CPU, 2 threads").load() is None
-    line = f"{saved}: starting anew, because this interrupted training had other {what}\n"
-    assert capsys.readouterr().out == line
+def test_a_checkpoint_with_another_fingerprint_is_not_used_and_the_difference_named(capsys, what):
+    save(some_state())
+    assert checkpoint(**{what: "another"}).load() is None
+    assert capsys.readouterr().out.endswith(f"starting from epoch 1, because this checkpoint has other {what}\n")
 
 
-def test_the_state_of_other_workers_is_used_and_a_line_says_so(saved, capsys):
-    loaded = Checkpoint(saved, FINGERPRINT, "2 × CPU, 1 thread").load()
-    assert same(loaded.tensors, some_state().tensors)
-    assert capsys.readouterr().out == (
-        f"{saved}: trained on CPU, 2 threads so far, now on 2 × CPU, 1 thread: the result will differ in its last "
-        "digits from one of a single kind\n"
+def test_other_devices_may_resume_and_are_told_of_the_last_digits(capsys):
+    save(some_state())
+    assert Checkpoint("resnet", FINGERPRINT, "CPU, 1 thread").load()
+    assert "begun on CPU, 2 threads, resumed on CPU, 1 thread: the last digits will differ" in capsys.readouterr().out
+
+
+def test_the_first_epoch_is_written_at_once_and_later_ones_five_seconds_apart(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)  # a stand-in for waiting
+    writing = checkpoint()
+    for second, accuracies, saved in ((0, (0.1,), 1), (4.9, (0.1, 0.2), 1), (5.1, (0.1, 0.2, 0.3), 3)):
+        now = 100.0 + second
+        writing.save(some_state(accuracies=accuracies), finished=False)
+        writing._wait()
+        assert len(checkpoint().load().history) == saved
+    writing.save(some_state(accuracies=(0.1, 0.2, 0.3, 0.4)), finished=True)
+    assert len(checkpoint().load().history) == 4
+    writing.close()
+
+
+def test_a_later_state_without_a_new_best_keeps_the_best_weights(monkeypatch):
+    monkeypatch.setattr(module, "INTERVAL", 0)
+    writing = checkpoint()
+    writing.save(some_state(1.0, (0.8,)), finished=False)
+    writing._wait()
+    later = some_state(3.0, (0.8, 0.3))
+    later.best_weights = {}  # not copied again: its values would be those of the first
+    writing.save(later, finished=False)
+    writing.close()
+    loaded = checkpoint().load()
+    assert same(loaded.tensors, later.tensors)
+    assert same(loaded.best_weights, some_state(1.0).best_weights)
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_found(capsys):
+    save(some_state())
+    content, draw, used = PATH.read_bytes(), random.Random(1), 0
+    for _ in range(200):
+        damaged, bit = bytearray(content), draw.randrange(8 * len(content))
+        damaged[bit // 8] ^= 1 << bit % 8
+        PATH.write_bytes(damaged)
+        loaded = checkpoint().load()
+        if loaded is None:
+            assert "starting from epoch 1" in capsys.readouterr().out
+        else:  # a bit that means nothing
+            used += 1
+            assert loaded.history == some_state().history
+            assert same(loaded.tensors, some_state().tensors)
+    assert used < 10
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\xff" * 1000], ids=["empty", "text", "ones"])
+def test_a_file_that_is_no_checkpoint_is_named_and_not_used(capsys, content):
+    FOLDER.mkdir(parents=True)
+    PATH.write_bytes(content)
+    assert checkpoint().load() is None
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{PATH}: starting from epoch 1, because this checkpoint cannot be used: ")
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_no_training(small_disk, capsys, monkeypatch):
+    monkeypatch.setattr(module, "INTERVAL", 0)
+    small_disk(64)
+    state = some_state()
+    state.tensors["model.large"] = torch.zeros(100_000)
+    writing = checkpoint()
+    for _ in range(3):
+        writing.save(state, finished=False)
+        writing._wait()
+    writing.save(state, finished=True)
+    writing.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(
+        "no checkpoint (No space left on device, 0 MiB are needed); the training goes on" in line for line in lines
     )
+    assert not list(FOLDER.glob("*"))
 
 
-@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
-def test_an_unreadable_state_is_not_used_and_a_line_says_so(saved, capsys, content):
-    saved.write_bytes(saved.read_bytes()[:-100] if content is None else content)
-    assert Checkpoint(saved, FINGERPRINT, "CPU, 2 threads").load() is None
-    line = capsys.readouterr().out
-    assert line.startswith(f"{saved}: starting anew, because this state of an interrupted training cannot be read")
-    assert line.count("\n") == 1
+def test_a_finished_checkpoint_is_discarded_and_one_to_resume_is_kept():
+    save(some_state(), finished=False)
+    discard_finished("resnet")
+    assert PATH.exists()
+    save(some_state(), finished=True)
+    discard_finished("resnet")
+    assert not PATH.exists()
+    discard_finished("resnet")
 
 
-def test_a_state_that_cannot_be_written_is_an_error_at_the_next_epoch(tmp_path):
-    (tmp_path / "file").touch()
-    checkpoint = Checkpoint(tmp_path / "file" / "resnet.safetensors", FINGERPRINT, "CPU, 2 threads")
-    checkpoint.save(some_state())
-    with pytest.raises(OSError, match="file"):
-        checkpoint.save(some_state())
-
-
-def test_a_state_is_gone_when_it_is_removed(saved):
-    checkpoint = Checkpoint(saved, FINGERPRINT, "CPU, 2 threads")
-    checkpoint.save(some_state())
-    checkpoint.remove()
-    assert not list(saved.parent.iterdir())
-    checkpoint.remove()
+def test_a_second_training_of_a_run_is_refused_and_the_lock_dies_with_its_process():
+    code = "from stages.training.checkpoint import locked; f = locked('resnet'); print('held', flush=True); input()"
+    environment = {"PYTHONPATH": str(Path(module.__file__).parents[2])}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="resnet: another process trains this run in this folder"):
+        locked("resnet")
+    with locked("cnn"):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked("resnet"):
+        pass

@@ -4,17 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from stages.core.models import BasicBlock, build_model, count_parameters
+from stages.common.params import Cnn, Resnet
+from stages.training.models import BasicBlock, build_model, count_parameters
 
 
-def resnet18(**changes) -> nn.Module:
-    return build_model(
-        **{"name": "resnet18", "classes": 10, "base_channels": 64, "blocks": [2, 2, 2, 2], "seed": 1} | changes
-    )
+def resnet(base_channels: int = 64, classes: int = 10, seed: int = 1) -> nn.Module:
+    return build_model(Resnet(epochs=1, base_channels=base_channels, blocks=[2, 2, 2, 2]), classes, seed)
 
 
-def simple_cnn(**changes) -> nn.Module:
-    return resnet18(name="simple_cnn", **changes)
+def simple_cnn(base_channels: int = 64, classes: int = 10, seed: int = 1) -> nn.Module:
+    return build_model(Cnn(epochs=1), classes, seed)
+
+
+def blocks(model: nn.Module) -> list[BasicBlock]:
+    return [module for module in model.modules() if isinstance(module, BasicBlock)]
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -22,21 +25,21 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 
 
 def test_parameter_counts_are_the_notebooks():
-    assert count_parameters(resnet18()) == 11_173_962
+    assert count_parameters(resnet()) == 11_173_962
     assert count_parameters(simple_cnn()) == 391_946
 
 
-@pytest.mark.parametrize("build", [resnet18, simple_cnn])
+@pytest.mark.parametrize("build", [resnet, simple_cnn])
 @pytest.mark.parametrize("size", [8, 16, 32, 33])
 def test_a_batch_of_any_size_of_image_becomes_a_logit_a_class(build, size):
     model = build(classes=7, base_channels=16).eval()
     assert model(torch.zeros(3, 3, size, size)).shape == (3, 7)
 
 
-def test_the_groups_of_resnet18_halve_the_image_and_double_the_channels():
+def test_the_layers_of_resnet18_halve_the_image_and_double_the_channels():
     shapes = []
-    model = resnet18(base_channels=16).eval()
-    for block in model.blocks:
+    model = resnet(base_channels=16).eval()
+    for block in blocks(model):
         block.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
     model(torch.zeros(1, 3, 32, 32))
     assert shapes == 2 * [(16, 32, 32)] + 2 * [(32, 16, 16)] + 2 * [(64, 8, 8)] + 2 * [(128, 4, 4)]
@@ -59,7 +62,7 @@ def test_rectifying_after_pooling_gives_the_values_and_gradients_of_pooling_afte
 
 
 def test_resnet_starts_from_kaimings_distribution_over_the_fan_out():
-    model = resnet18()
+    model = resnet()
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
             fan_out = module.out_channels * module.kernel_size[0] ** 2
@@ -70,6 +73,14 @@ def test_resnet_starts_from_kaimings_distribution_over_the_fan_out():
             assert (module.bias == 0).all()
     assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert (model.fc.bias == 0).all()
+
+
+def test_layers_and_their_blocks_have_the_names_and_numbers_of_the_paper():
+    model = build_model(Resnet(epochs=1, base_channels=16, blocks=[3, 4, 6, 3]), 10, seed=1)  # ResNet-34
+    assert [len(layer) for layer in (model.layer1, model.layer2, model.layer3, model.layer4)] == [3, 4, 6, 3]
+    assert [name for name, _ in model.named_children()] == [
+        "conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc",
+    ]  # fmt: skip
 
 
 def test_the_shortcut_is_a_strided_1x1_convolution_only_where_the_shape_changes():
@@ -90,15 +101,15 @@ def test_a_block_without_residual_is_its_rectified_shortcut():
 
 
 def test_the_gradient_reaches_the_first_convolution_through_the_shortcuts_alone():
-    model = resnet18(base_channels=16)
-    for block in model.blocks:
+    model = resnet(base_channels=16)
+    for block in blocks(model):
         nn.init.zeros_(block.bn2.weight)
     model(torch.randn(4, 3, 32, 32)).sum().backward()
     assert model.conv1.weight.grad.norm() > 0
-    assert all((block.conv1.weight.grad == 0).all() for block in model.blocks)
+    assert all((block.conv1.weight.grad == 0).all() for block in blocks(model))
 
 
-@pytest.mark.parametrize("build", [resnet18, simple_cnn])
+@pytest.mark.parametrize("build", [resnet, simple_cnn])
 @pytest.mark.parametrize("seed", [1, -1, 2**70])
 def test_weights_follow_from_the_seed_alone(build, seed):
     first = build(seed=seed, base_channels=16)

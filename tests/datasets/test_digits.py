@@ -1,0 +1,22 @@
+import numpy as np
+from sklearn.datasets import load_digits
+
+from stages.datasets import digits
+
+
+def test_half_of_each_digit_is_the_test_set_and_every_image_is_in_one_half():
+    source = digits.read(8)
+    assert (source.train.images.shape, source.test.images.shape) == ((898, 8, 8, 3), (899, 8, 8, 3))
+    halves = [np.bincount(split.labels) for split in (source.train, source.test)]
+    assert (np.abs(halves[0] - halves[1]) <= 1).all()
+    rows = np.concatenate([source.train.images, source.test.images])[..., 0].reshape(1797, 64)
+    expected = np.round(load_digits().data * 255 / 16).astype(np.uint8)
+    assert sorted(map(bytes, rows)) == sorted(map(bytes, expected))
+
+
+def test_the_same_halves_each_time_and_the_size_asked_for():
+    first, second = digits.read(16), digits.read(16)
+    assert first.sha256 == second.sha256
+    assert np.array_equal(first.test.images, second.test.images)
+    assert first.train.images.shape[1:] == (16, 16, 3)
+    assert first.classes == list("0123456789")

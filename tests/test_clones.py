@@ -1,0 +1,77 @@
+"""The same experiment in other places: same bytes, and a second clone that pulls in place of training."""
+
+import os
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.pipeline import SMALL, STAGES, Clone
+
+
+def test_another_folder_locale_and_hash_seed_give_the_same_bytes(finished, tmp_path):
+    other = Clone.of_work_tree(tmp_path / "ein anderer Ordner", LC_ALL="C", PYTHONHASHSEED="7", TZ="Asia/Tokyo")
+    assert other.experiment(*SMALL) == STAGES
+    expected = finished.results()
+    assert other.results() == expected
+    assert len(expected) > 20
+
+
+@pytest.mark.slow
+def test_all_stages_forced_again_give_the_same_bytes(finished, tmp_path):
+    clone = finished.copy(tmp_path / "clone")
+    clone.dvc("repro", "--force")
+    assert clone.results() == finished.results()
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """The address of an S3 of our own with the bucket `experiments`."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    request = urllib.request.Request(f"{address}/experiments", method="PUT")
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+    yield address
+    server.stop()
+
+
+@pytest.mark.parametrize("storage", ["folder", "s3"])
+def test_a_second_clone_pulls_everything_and_trains_nothing(finished, tmp_path, request, storage):
+    credentials = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "NO_PROXY": "127.0.0.1"}
+    first = finished.copy(tmp_path / "first", **credentials)
+    if storage == "folder":
+        first.dvc("remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    else:
+        first.dvc("remote", "add", "--default", "storage", "s3://experiments/cifar10")
+        first.dvc("remote", "modify", "storage", "endpointurl", request.getfixturevalue("s3_server"))
+    first.commit("storage")
+    first.dvc("push")
+
+    first.run("git", "clone", "--quiet", str(first.folder), str(tmp_path / "second"))
+    second = Clone(tmp_path / "second", **credentials)
+    assert not (second.folder / "models").exists()
+    second.dvc("pull")
+    assert second.results() == first.results()
+    assert second.repro() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as another user")
+def test_the_state_of_dvc_is_closed_to_other_users(finished):
+    private = finished.folder / ".dvc/tmp/site"
+    environment = finished.env | {"DVC_SITE_CACHE_DIR": ""}
+    del environment["DVC_SITE_CACHE_DIR"]
+    subprocess.run(["make", "repro"], cwd=finished.folder, env=environment, check=True, capture_output=True)
+    assert list(private.glob("repo/*"))
+    assert private.stat().st_mode & 0o777 == 0o700
+    listing = "import os, sys; os.chdir(sys.argv[1]); os.setuid(65534); print(os.listdir(sys.argv[2]))"
+
+    def as_nobody(name: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", listing, str(private.parent), name], capture_output=True, text=True
+        )
+
+    assert "PermissionError" in as_nobody("site").stderr
+    assert "site" in as_nobody(".").stdout

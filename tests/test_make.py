@@ -1,0 +1,130 @@
+"""The Makefile beside the pipeline: what it says of a repository, the environment, and studies over seeds."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.pipeline import ROOT
+
+
+def make(folder: Path, *targets: str, **env: str) -> subprocess.CompletedProcess:
+    own = ("MAKE", "DVC_", "GIT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    command = ["make", "--no-print-directory", *targets]
+    return subprocess.run(command, cwd=folder, env=kept | env, capture_output=True, text=True)
+
+
+def test_it_says_what_is_missing_of_a_repository(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    above = {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    none = make(tmp_path, "repository", **above)
+    assert none.returncode == 2
+    assert "not a git repository" in none.stdout.splitlines()[0]
+    assert "git init && git add ." in none.stdout
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    assert make(tmp_path, "repository").stdout == "The folder .dvc is missing: git restore .dvc\n"
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    assert make(tmp_path, "repository").returncode == 0
+    assert (tmp_path / ".dvc/tmp/site").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
+def test_of_the_clone_of_another_user_it_says_what_git_says(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        os.chown(path, 65534, 65534)
+    refused = make(tmp_path, "repository", HOME=str(tmp_path))
+    assert refused.returncode == 2
+    assert "detected dubious ownership" in refused.stdout
+    assert "safe.directory" in refused.stdout
+    assert "git init" not in refused.stdout
+
+
+def test_an_old_python_is_refused_before_anything_is_made(tmp_path):
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\necho 'Python 3.11 or newer is needed, and this is 3.9' >&2\nexit 1\n")
+    old.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    assert make(tmp_path, "environment", f"PYTHON={old}").returncode == 2
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.fixture
+def small_environment(tmp_path) -> Path:
+    """A project whose environment is installed in seconds, since it asks for one small package."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "constraints.txt").write_text("".join(sorted((ROOT / "constraints.txt").open())))
+    (folder / "pyproject.toml").write_text(
+        '[project]\nname = "x"\nversion = "1"\ndependencies = ["six"]\n[dependency-groups]\ntest = []\nlint = []\n'
+    )
+    return folder
+
+
+def works(folder: Path) -> bool:
+    done = make(folder, "environment")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return subprocess.run([folder / ".venv/bin/python", "-c", "import six, uv"]).returncode == 0
+
+
+@pytest.mark.slow
+def test_an_interrupted_installation_is_repaired_by_the_same_command(small_environment):
+    for _ in range(8):
+        shutil.rmtree(small_environment / ".venv", ignore_errors=True)
+        process = subprocess.Popen(
+            ["make", "environment"], cwd=small_environment, start_new_session=True, stdout=subprocess.DEVNULL
+        )
+        time.sleep(random.uniform(0.05, 7))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert works(small_environment)
+
+
+@pytest.mark.slow
+def test_a_moved_project_and_a_python_that_is_gone_get_a_new_environment(small_environment, tmp_path):
+    assert works(small_environment)
+    stamp = (small_environment / ".venv/complete").stat().st_mtime_ns
+    assert works(small_environment)
+    assert (small_environment / ".venv/complete").stat().st_mtime_ns == stamp  # nothing to do
+    moved = small_environment.rename(tmp_path / "moved")
+    assert works(moved)
+    assert str(moved) in (moved / ".venv/bin/activate").read_text()
+    for name in ("python", "python3"):
+        (moved / ".venv/bin" / name).unlink()
+        (moved / ".venv/bin" / name).symlink_to("/nowhere/python3")
+    assert works(moved)
+
+
+def test_a_study_trains_only_the_seeds_that_are_missing(finished, tmp_path):
+    clone = finished.copy(tmp_path / "clone")
+    assert "Seeds to train: 43\n" in clone.run("make", "seeds", "N=2")
+    study = pd.read_csv(clone.folder / "plots/seeds.csv")
+    assert study["seed"].tolist() == [42] * 3 + [43] * 3
+    assert clone.json("metrics/evaluation.json")["runs"]["cnn"]["seed"] == 42
+    assert "2 seeds" in clone.read("report/report.md")
+    assert "Seeds to train: none\n" in clone.run("make", "seeds", "N=2")
+    assert pd.read_csv(clone.folder / "plots/seeds.csv").equals(study)
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_goes_on_with_the_seeds_that_it_lacks(finished, tmp_path):
+    clone = finished.copy(tmp_path / "clone")
+    process = clone.start("make", "seeds", "N=4", "JOBS=2")
+    while clone.dvc("exp", "list", "--name-only", "--all-commits") == "":
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert "Seeds to train: 43,44,45\n" not in clone.run("make", "seeds", "N=4", "JOBS=2")
+    assert pd.read_csv(clone.folder / "plots/seeds.csv")["seed"].unique().tolist() == [42, 43, 44, 45]
