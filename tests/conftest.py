@@ -142,3 +142,9 @@ def finished(tmp_path_factory, worker_id) -> Clone:
             said.write_text(done.stdout + done.stderr)
     clone.said = said.read_text()
     return clone
+
+
+@pytest.fixture(scope="module")
+def clone(finished, tmp_path_factory) -> Clone:
+    """A copy of the small experiment for tests that leave it as it was."""
+    return finished.copy(tmp_path_factory.mktemp("pipeline") / "clone")

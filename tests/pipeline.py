@@ -21,7 +21,8 @@ SMALL = [
     "resnet.blocks=[1,1,1,1]",
 ]
 RUNS = ["cnn", "resnet", "resnet_ablation"]
-STAGES = ["download", *(f"train@{run}" for run in RUNS), "evaluate", "report"]
+TRAININGS = [f"train@{run}" for run in RUNS]
+STAGES = ["download", *TRAININGS, "evaluate", "report"]
 
 
 class Clone:

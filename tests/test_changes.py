@@ -1,13 +1,15 @@
 """Parameters changed under the real dvc: what runs again, and what a new run shows up in."""
 
 import io
+import json
 import re
 from collections.abc import Callable
+from functools import cache
 
 import pandas as pd
 import pytest
 
-from tests.pipeline import RUNS, Clone, append
+from tests.pipeline import RUNS, TRAININGS, Clone, append
 
 
 def given(*params: str) -> Callable[[Clone], list[str]]:
@@ -45,40 +47,64 @@ CHANGES = {  # and the stages that run after each
 }
 
 
-@pytest.fixture(scope="module")
-def changed(finished, tmp_path_factory) -> dict[str, tuple[Clone, list[str]]]:
-    """For each change, a clone in which it was made after the small experiment, and the stages that ran then."""
+OFTEN = ["train.weight_decay", "another run", "stages/datasets"]  # those that the ordinary tests run
+EDITS = {  # of params.yaml, and the stages that depend on the parameter; others follow from what these write
+    ("  weight_decay: 1.0e-4", "  weight_decay: 3.0e-4"): ["train@resnet_ablation", "report"],
+    ("cnn:\n  epochs: 1", "cnn:\n  epochs: 2"): ["train@cnn", "report"],
+    ("base_channels: 16", "base_channels: 17"): ["train@resnet", "train@resnet_ablation", "report"],
+    ("  model:\n", "  depth: [cnn, resnet_ablation]\n  model:\n"): ["evaluate", "report"],
+    ("image_size: 8", "image_size: 9"): ["download", "report"],
+    ("seed: 42", "seed: 43"): [*TRAININGS, "report"],
+    ("keep: best", "keep: last"): [*TRAININGS, "report"],
+    ("flip: false", "flip: true"): [*TRAININGS, "report"],
+    ("launcher: python", "launcher: python -X dev"): [*TRAININGS, "report"],
+}
 
+
+@pytest.fixture(scope="module")
+def changed(finished, tmp_path_factory) -> Callable[[str], tuple[Clone, list[str]]]:
+    """A clone in which one of CHANGES was made after the small experiment, and the stages that ran then."""
+
+    @cache
     def make(name: str) -> tuple[Clone, list[str]]:
         clone = finished.copy(tmp_path_factory.mktemp("changed") / "clone")
         return clone, CHANGES[name][0](clone)
 
-    return {name: make(name) for name in CHANGES}
+    return make
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in CHANGES]
+)
 def test_a_change_runs_the_stages_it_concerns_and_no_others(changed, change):
-    clone, ran = changed[change]
+    clone, ran = changed(change)
     assert sorted(ran) == sorted(CHANGES[change][1])
     assert clone.dvc("status") == "Data and pipelines are up to date.\n"
 
 
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit[1].split()[0])
+def test_a_parameter_makes_the_stages_stale_that_depend_on_it_and_no_others(clone, edit):
+    clone.replace("params.yaml", *edit)
+    assert set(json.loads(clone.dvc("status", "--json"))) == set(EDITS[edit])
+    clone.run("git", "restore", ".")
+
+
 def test_a_change_and_its_return_train_nothing_twice(changed):
-    clone, _ = changed["train.weight_decay"]
+    clone, _ = changed("train.weight_decay")
     assert clone.experiment("train.weight_decay=5e-4") == []
     assert clone.experiment("train.weight_decay=1e-5") == []
     assert clone.json("metrics/evaluation.json")["runs"]["cnn"]["weight_decay"] == 1e-5
 
 
 def test_the_tables_of_metrics_fit_in_120_columns(changed):
-    clone, _ = changed["train.weight_decay"]
+    clone, _ = changed("train.weight_decay")
     for table in (clone.dvc("metrics", "show"), clone.dvc("metrics", "diff")):
         assert "metrics/train/resnet.json" in table
         assert max(map(len, table.splitlines())) <= 120
 
 
 def test_numbers_in_the_table_of_experiments_are_numbers_in_pandas(changed):
-    clone, _ = changed["train.weight_decay"]
+    clone, _ = changed("train.weight_decay")
     table = pd.read_csv(io.StringIO(clone.dvc("exp", "show", "--csv")))
     columns = [
         name for name in table if name.endswith((":accuracy", ":difference", ":p")) or name == "train.weight_decay"
@@ -89,7 +115,7 @@ def test_numbers_in_the_table_of_experiments_are_numbers_in_pandas(changed):
 
 
 def test_another_run_is_one_line_and_shows_up_everywhere(changed, tmp_path):
-    clone = changed["another run"][0].copy(tmp_path / "clone")
+    clone = changed("another run")[0].copy(tmp_path / "clone")
     assert "metrics/train/wide.json" in clone.dvc("metrics", "show")
     charts = clone.charts()
     assert "plots/predictions/wide.csv" in charts

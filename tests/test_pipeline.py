@@ -10,10 +10,9 @@ import pytest
 
 from stages.common.params import PIPELINE, load_params
 from stages.common.yaml12 import read_yaml
-from tests.pipeline import ROOT, RUNS, STAGES, Clone, append, stages_run
+from tests.pipeline import ROOT, RUNS, STAGES, TRAININGS, append, stages_run
 
 DEFINITIONS = read_yaml(ROOT / PIPELINE)["stages"]
-TRAININGS = [f"train@{run}" for run in RUNS]
 BELOW = {  # the folders that the modules of a folder may import
     "common": set(),
     "datasets": {"common"},
@@ -36,12 +35,6 @@ CODE = {  # and the stages that depend on it
     "plots/README.md": [],
     ".dvc/plots/runs.json": [],
 }
-
-
-@pytest.fixture(scope="module")
-def clone(finished, tmp_path_factory) -> Clone:
-    """A copy of the small experiment for tests that leave it as it was."""
-    return finished.copy(tmp_path_factory.mktemp("pipeline") / "clone")
 
 
 @pytest.mark.parametrize("name", CODE)

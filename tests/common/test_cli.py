@@ -143,7 +143,11 @@ subprocess.run(["sh", "-c", "echo $$ >&2; " + sys.argv[1] + "; true"], env=os.en
 @pytest.mark.parametrize("dvc", ["ended", "alive"])
 def test_a_stage_ends_with_the_dvc_that_started_it_and_not_with_the_shell_between(tmp_path, dvc):
     """A process stands for DVC, which starts a shell with DVC_STAGE set, which starts the stage."""
-    wait = "open('pid', 'w').write(str(os.getpid()))\nwhile not os.path.exists('end'): time.sleep(0.01)\nopen('whole', 'x')"
+    wait = (
+        "open('pid', 'w').write(str(os.getpid()))\n"
+        "while not os.path.exists('end'): time.sleep(0.01)\n"
+        "open('whole', 'x')"
+    )
     (tmp_path / "stage.py").write_text(STAGE.format(wait.replace("\n", "\n    ")))
     command = f"cd {tmp_path}; {sys.executable} stage.py 2>said"
     with started(sys.executable, "-c", PARENT, command) as parent:

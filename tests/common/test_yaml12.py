@@ -8,10 +8,50 @@ from hypothesis import strategies as st
 from stages.common.errors import UserError
 from stages.common.yaml12 import MAX_BYTES, parse_yaml, read_yaml
 
-SCALARS = (
-    "1 -1 +1 0 007 0o17 0x1F 1e-05 1e5 5E-4 1. .5 -.5 +.5 1.5e+3 1:30 .inf -.Inf +.INF .nan .NaN ~ null Null NULL "
-    "nULL true True TRUE tRUE yes no on off y n false auto 1e 0x 1.2.3 -".split()
-)
+SCALARS = [
+    "1",
+    "-1",
+    "+1",
+    "0",
+    "007",
+    "0o17",
+    "0x1F",
+    "1e-05",
+    "1e5",
+    "5E-4",
+    "1.",
+    ".5",
+    "-.5",
+    "+.5",
+    "1.5e+3",
+    "1:30",
+    ".inf",
+    "-.Inf",
+    "+.INF",
+    ".nan",
+    ".NaN",
+    "~",
+    "null",
+    "Null",
+    "NULL",
+    "nULL",
+    "true",
+    "True",
+    "TRUE",
+    "tRUE",
+    "yes",
+    "no",
+    "on",
+    "off",
+    "y",
+    "n",
+    "false",
+    "auto",
+    "1e",
+    "0x",
+    "1.2.3",
+    "-",
+]
 
 
 @pytest.mark.parametrize("text", [*SCALARS, "'1'", '"no"', "[1, a]", "{a: 1}", "\ufeffa: 1", "a: |\n  b\n", "é"])
