@@ -2,7 +2,7 @@
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo repro queue seeds compare test test-slow lint repository environment
+.PHONY: help demo repro queue seeds compare test test-slow test-gpu lint repository environment
 
 PYTHON ?= python3
 VENV := .venv
@@ -76,6 +76,9 @@ test: repository environment ## the tests
 
 test-slow: repository environment ## longer tests of the same: more interruptions, more odd files
 	pytest -m slow
+
+test-gpu: environment ## on a GPU: its tests, and the figures of docs/performance.md
+	python -m benchmarks.gpu
 
 lint: environment ## style, common mistakes and types
 	ruff check .

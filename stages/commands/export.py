@@ -21,8 +21,8 @@ class Program(nn.Module):
     def __init__(self, classifier: Classifier):
         super().__init__()
         data = classifier.card.data
-        self.register_buffer("mean", torch.tensor(data.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(data.std).view(3, 1, 1))
+        self.mean = nn.Buffer(torch.tensor(data.mean).view(3, 1, 1))
+        self.std = nn.Buffer(torch.tensor(data.std).view(3, 1, 1))
         self.network = classifier.network
 
     def forward(self, images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def main(args: Namespace) -> None:
     plain, residual = (build_model(params.resnet, classes=10, seed=params.seed) for _ in range(2))
     for module in plain.modules():
         if isinstance(module, BasicBlock):
-            module.shortcut = NoShortcut()
+            module.shortcut = nn.Sequential(NoShortcut())
     with_shortcuts, without = (
         gradient_norms(model, params.data.image_size, params.seed) for model in (residual, plain)
     )

@@ -31,7 +31,7 @@ BATCH_PIXELS = 2**20  # of the images that are classified together
 def main(args: Namespace) -> None:
     if not args.images and args.examples is None:
         raise UserError("name image files to classify, or choose N test images by --examples N")
-    classifier, refused = load_model(args.model), []
+    classifier, refused = load_model(args.model), list[Path]()
     chosen = () if args.examples is None else examples(classifier.card.data, args.examples)
     images = chain(chosen, read_images(args.images, classifier.card.data.image_size, refused))
     most = max(1, BATCH_PIXELS // classifier.card.data.image_size**2)

@@ -99,7 +99,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def settings_are_of_the_model(self) -> "Recipe":
-        if not isinstance(self.settings, {"cnn": Cnn, "resnet": Resnet}[self.model]):
+        if isinstance(self.settings, Cnn) != (self.model == "cnn"):
             raise ValueError(f"settings are not those of model {self.model}")
         return self
 

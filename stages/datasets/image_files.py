@@ -40,7 +40,7 @@ class Place(NamedTuple):
     name: str
 
 
-def read(path: Path, image_size: int) -> Source:
+def read(path: Path | None, image_size: int) -> Source:
     """The images below `path`, a folder or a tar, classes and files in the order of their names.
 
     The layout may lie in one enclosing folder. Names and sizes are checked before anything is decoded. `decode` says
@@ -50,6 +50,7 @@ def read(path: Path, image_size: int) -> Source:
         UserError: the path does not exist, or something in it is out of place or no image, or a class is missing or
             without images; the message names the first few such files and their number.
     """
+    assert path, "params.py asks for it"
     where = printable(path)
     if not (path.is_dir() or path.is_file()):
         exists = "is neither a file nor a folder" if path.exists() else "does not exist"

@@ -65,7 +65,7 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     """N×H×W or N×H×W×3 uint8 images, resized to size×size (bicubic) where they have another size."""
     if pixels.shape[1:3] == (size, size):
         return pixels
-    return np.stack([Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC) for p in pixels])
+    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in pixels])
 
 
 def read_file(path: Path, most: int) -> bytes:

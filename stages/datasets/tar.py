@@ -18,7 +18,7 @@ from stages.datasets.image import MAX_FILE_BYTES
 MAX_HEADER = 2**18  # bytes in front of a member's content, which tarfile holds in memory
 MAX_NAME = 1024  # characters
 MAX_RATIO = 100  # of the bytes unpacked, beyond the first 256 MiB, to those of the file
-OPENERS = {b"\x1f\x8b": gzip.open, b"\xfd7z": lzma.open, b"BZh": bz2.open}
+OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"\xfd7z": lzma.open, b"BZh": bz2.open}
 
 
 class Member(tarfile.TarInfo):
@@ -56,7 +56,7 @@ class Tar:
 def _members(file: "_Hashed", start: bytes, size: int) -> Iterator[Member]:
     unpack = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)
     stream = _Bounded(unpack(file) if unpack else file, 2**28 + MAX_RATIO * size)
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as tar:  # type: ignore[call-overload]
         while member := tar.next():
             if len(member.name) > MAX_NAME:
                 raise UserError(f"{printable(member.name, 80)}: a name of more than {MAX_NAME:,} characters")
@@ -91,7 +91,7 @@ class _Hashed:
 class _Bounded:
     """The unpacked bytes: `total` in all, `left` up to the end of the next header."""
 
-    def __init__(self, file: IO[bytes], total: int):
+    def __init__(self, file: "IO[bytes] | _Hashed", total: int):
         self.file, self.total, self.left = file, total, MAX_HEADER
 
     def read(self, size: int) -> bytes:

@@ -76,11 +76,11 @@ class _Transfer(urllib.request.BaseHandler):
     https_response = http_response
 
 
-def _reason(error: Exception, address: str) -> str:
+def _reason(error: BaseException, address: str) -> str:
     """What a transfer failed of, in the words of the server or of the operating system."""
     if isinstance(error, HTTPError):
         return f"HTTP status {error.code} {printable(error.reason)}"
-    scheme, host = urlsplit(address).scheme, urlsplit(address).hostname
+    scheme, host = urlsplit(address).scheme, urlsplit(address).hostname or ""
     proxy, through = urllib.request.getproxies().get(scheme), ""
     if proxy and not urllib.request.proxy_bypass(host):
         host = urlsplit(proxy if "//" in proxy else f"//{proxy}").netloc.rpartition("@")[2]  # without the password

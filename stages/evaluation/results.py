@@ -56,12 +56,12 @@ class Tested:
     def by_class(self) -> list[ClassScores]:
         """A row for each class."""
         table = metrics.per_class(self.true, self.predicted, self.classes)
-        return [ClassScores(run=self.run, **row) for row in table.to_dict("records")]
+        return [ClassScores.model_validate({"run": self.run, **row}) for row in table.to_dict("records")]
 
     def by_confidence(self) -> list[CalibrationBin]:
         """A row for each bin of confidence that holds images."""
         table = metrics.calibration(self.correct, self.confidence)
-        return [CalibrationBin(run=self.run, **row) for row in table.to_dict("records")]
+        return [CalibrationBin.model_validate({"run": self.run, **row}) for row in table.to_dict("records")]
 
 
 def compare(first: Tested, second: Tested) -> ComparedRuns:

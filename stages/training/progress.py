@@ -30,7 +30,7 @@ class Progress:
         self.run, self.epochs, self.images = recipe.run, recipe.settings.epochs, images
         self.on_gpu = backend.device.type == "cuda"
         self.total = (self.epochs - finished) * images
-        self.bar = tqdm(
+        self.bar = tqdm(  # type: ignore[call-overload] # a list is meant for the postfix of a bar_format
             total=self.epochs * images,
             initial=finished * images,
             desc=self.run,

@@ -207,7 +207,8 @@ def test_the_runs_are_the_items_under_foreach_in_their_order(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "stages: 3", "stages: {train: {cmd: x}}", "stages: {train: {foreach: }}",
-     "stages: {train: {foreach: {}}}", "stages: {train: {foreach: {../x: {}}}}", "stages: {train: {foreach: {1: {}}}}", "a: ["],
+     "stages: {train: {foreach: {}}}", "stages: {train: {foreach: {../x: {}}}}",
+     "stages: {train: {foreach: {1: {}}}}", "a: ["],
 )  # fmt: skip
 def test_a_pipeline_without_runs_is_refused_in_one_line(tmp_path, text):
     path = tmp_path / "dvc.yaml"
