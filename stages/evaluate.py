@@ -12,7 +12,7 @@ from stages.common.files import read_csv, write_csv, write_json
 from stages.common.formats import of_run
 from stages.common.inputs import Inputs
 from stages.common.params import PARAMS, PIPELINE, load_params, load_runs
-from stages.evaluation.results import Tested, compare
+from stages.evaluation.metrics import Tested, compare
 from stages.training.checkpoint import discard_finished
 from stages.training.weights import Classifier, load_model
 

@@ -17,6 +17,7 @@ from stages.common.files import write_bytes
 from stages.common.formats import DATA, REPORT
 from stages.common.inputs import Inputs
 from stages.common.params import Params, load_params
+from stages.evaluation.metrics import confusion
 from stages.reporting import drawing, findings, page, provenance, tables
 from stages.reporting.results import Results, read_results
 
@@ -61,7 +62,10 @@ def gather(params: Params, info: DatasetInfo, results: Results) -> dict[str, Any
         "run_table": tables.run_table(runs, keep),
         "pairs": [(pair.title, tables.pair_table(pair, keep)) for pair in pairs if not pair.same_recipe],
         "study": None if study is None else tables.study_tables(study, results),
-        "confusions": [tables.confusion(run, info.classes) for run in runs] if tables.few(info.classes) else [],
+        "confusions": [
+            confusion(run.predictions.actual, run.predictions.predicted, info.classes)
+            for run in (runs if tables.few(info.classes) else [])
+        ],
         "confused": [tables.confused(run) for run in runs],
         "classes": tables.class_table(runs, range(len(info.classes))),
         "extremes": tables.class_table(runs, tables.extremes(runs)),

@@ -16,10 +16,10 @@ from stages.common.files import write_bytes, write_csv, write_json
 from stages.common.formats import DATA, HISTORY, MODELS, TIMING, TRAIN_METRICS, Epoch, Metrics, Timing, of_run
 from stages.common.inputs import Inputs
 from stages.common.params import Recipe, load_params
-from stages.training.checkpoint import Checkpoint, fingerprint, locked
+from stages.training.checkpoint import Checkpoint, Recorder, fingerprint, locked
 from stages.training.device import Backend, choose_backend, explained
 from stages.training.distributed import check_processes, joined_processes
-from stages.training.loop import Observer, State, train
+from stages.training.loop import State, train
 from stages.training.models import build_model, count_parameters
 from stages.training.progress import Progress
 from stages.training.weights import Card, to_bytes
@@ -66,22 +66,6 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs, backend: Backend
         checkpoint.close()
     progress.finish(state)
     return state
-
-
-class Recorder(Observer):
-    """Keeps checkpoint and history up to date, and shows the progress."""
-
-    def __init__(self, recipe: Recipe, checkpoint: Checkpoint, progress: Progress):
-        self.recipe, self.checkpoint, self.progress = recipe, checkpoint, progress
-
-    def on_batch(self, images: int) -> None:
-        self.progress.batch(images)
-
-    def on_epoch(self, state: State) -> None:
-        self.checkpoint.save(state, finished=len(state.history) == self.recipe.settings.epochs)
-        with contextlib.suppress(OSError):  # `write_results` writes it again, and reports what is wrong
-            write_csv(of_run(HISTORY, self.recipe.run), Epoch, state.history, synced=False)
-        self.progress.epoch(state.history[-1])
 
 
 def timing(state: State, images: int, backend: Backend) -> Timing:

@@ -4,7 +4,11 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
+
+from stages.common.formats import CalibrationBin, ClassScores, ComparedRuns, EvaluatedRun, Prediction
+from stages.common.params import Recipe
+from stages.evaluation.significance import accuracy_interval, compare_on_images
 
 BINS = 15  # of confidence, as in Guo et al. 2017
 COLDEST, HOTTEST = 1 / 50, 50  # limits of a calibrating temperature
@@ -21,6 +25,15 @@ def top_2_accuracy(true: np.ndarray, probabilities: np.ndarray) -> float:
     if classes == 2:  # for which scikit-learn wants other arguments
         return 1.0
     return float(top_k_accuracy_score(true, probabilities, k=2, labels=range(classes)))
+
+
+def confusion(true: pd.Series, predicted: pd.Series, classes: list[str]) -> pd.DataFrame:
+    """Number of images of each class (rows) that are taken for each class (columns).
+
+    Args:
+        true, predicted: N names each, out of `classes`.
+    """
+    return pd.DataFrame(confusion_matrix(true, predicted, labels=classes), index=classes, columns=classes)
 
 
 def per_class(true: np.ndarray, predicted: np.ndarray, classes: list[str]) -> pd.DataFrame:
@@ -91,3 +104,70 @@ def calibrating_temperature(true: np.ndarray, probabilities: np.ndarray) -> floa
 
     limits = np.log(COLDEST), np.log(HOTTEST)
     return float(np.exp(minimize_scalar(loss, bounds=limits, method="bounded").x))
+
+
+class Tested:
+    """A run on N test images.
+
+    Args:
+        run: its name.
+        true: labels, int64 N, indices into `classes`.
+        probabilities: float64 N×classes.
+        classes: names.
+
+    Attributes:
+        predicted: the likeliest class of each image, int64 N.
+        confidence: its probability, float64 N.
+        correct: true where it is the label, bool N.
+    """
+
+    def __init__(self, run: str, true: np.ndarray, probabilities: np.ndarray, classes: list[str]):
+        self.run, self.true, self.probabilities, self.classes = run, true, probabilities, classes
+        self.predicted, self.confidence = probabilities.argmax(1), probabilities.max(1)
+        self.correct = self.predicted == true
+
+    def summary(self, recipe: Recipe, parameters: int) -> EvaluatedRun:
+        """The figures of metrics/evaluation.json."""
+        return EvaluatedRun(
+            model=recipe.settings.title,
+            parameters=parameters,
+            epochs=recipe.settings.epochs,
+            weight_decay=recipe.train.weight_decay,
+            seed=recipe.seed,
+            accuracy=float(self.correct.mean()),
+            interval=list(accuracy_interval(self.correct)),
+            top2=top_2_accuracy(self.true, self.probabilities),
+            loss=float(log_loss(self.true, self.probabilities, labels=range(len(self.classes)))),
+            ece=expected_calibration_error(calibration(self.correct, self.confidence)),
+            temperature=calibrating_temperature(self.true, self.probabilities),
+        )
+
+    def predictions(self) -> list[Prediction]:
+        """A row for each image."""
+        rows = zip(self.true, self.predicted, self.confidence.tolist(), strict=True)
+        return [
+            Prediction(index=i, actual=self.classes[label], predicted=self.classes[predicted], confidence=confidence)
+            for i, (label, predicted, confidence) in enumerate(rows)
+        ]
+
+    def by_class(self) -> list[ClassScores]:
+        """A row for each class."""
+        table = per_class(self.true, self.predicted, self.classes)
+        return [ClassScores.model_validate({"run": self.run, **row}) for row in table.to_dict("records")]
+
+    def by_confidence(self) -> list[CalibrationBin]:
+        """A row for each bin of confidence that holds images."""
+        table = calibration(self.correct, self.confidence)
+        return [CalibrationBin.model_validate({"run": self.run, **row}) for row in table.to_dict("records")]
+
+
+def compare(first: Tested, second: Tested) -> ComparedRuns:
+    """Two runs on the same images."""
+    comparison = compare_on_images(first.correct, second.correct)
+    return ComparedRuns(
+        runs=[first.run, second.run],
+        difference=comparison.difference,
+        interval=list(comparison.interval),
+        p=comparison.p,
+        only_right=[int((first.correct & ~second.correct).sum()), int((second.correct & ~first.correct).sum())],
+    )

@@ -114,12 +114,6 @@ def study_tables(study: pd.DataFrame, results: Results) -> dict:
     return {"seeds": study.index.tolist(), "runs": by_run, "pairs": by_pair}
 
 
-def confusion(run: Run, classes: list[str]) -> pd.DataFrame:
-    """Number of test images of each class (rows) that the run takes for each class (columns)."""
-    counts = pd.crosstab(run.predictions.actual, run.predictions.predicted)
-    return counts.reindex(index=classes, columns=classes, fill_value=0)
-
-
 def confused(run: Run, most: int = NAMED) -> pd.DataFrame:
     """The pairs of classes that the run confuses most often, a row each."""
     wrong = run.predictions[run.predictions.actual != run.predictions.predicted]

@@ -1,5 +1,6 @@
 """The state of a training on disk, from which it is resumed when the stage is run again."""
 
+import contextlib
 import fcntl
 import json
 import time
@@ -12,12 +13,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from stages.common.errors import UserError, explain, printable
-from stages.common.files import read_bytes, replacing
-from stages.common.formats import Epoch
+from stages.common.files import read_bytes, replacing, write_csv
+from stages.common.formats import HISTORY, Epoch, of_run
 from stages.common.inputs import Inputs
 from stages.common.params import Recipe, Section
 from stages.training import tensor_file
-from stages.training.loop import State
+from stages.training.loop import Observer, State
+from stages.training.progress import Progress
+from stages.training.snapshot import Snapshot
 
 FOLDER = Path(".cache/training")  # outside of DVC's outputs, which DVC removes before it starts a stage
 INTERVAL = 5  # seconds between two checkpoints, at least
@@ -103,7 +106,7 @@ class Checkpoint:
             self._wait()
             self._report()
 
-    def _write(self, header: dict[str, Any], snapshot: "Snapshot", copied: torch.cuda.Event | None) -> None:
+    def _write(self, header: dict[str, Any], snapshot: Snapshot, copied: torch.cuda.Event | None) -> None:
         # No tensor operation in this thread: OpenMP would start threads for it as well, and once it has more threads
         # than there are cores, those of the training sleep at each wait.
         if copied:
@@ -133,44 +136,20 @@ class Checkpoint:
         self.writer.shutdown()
 
 
-class Snapshot:
-    """A copy of a state in one flat buffer: made on the device at once, and from there on the host by a stream beside
-    the training's.
+class Recorder(Observer):
+    """Keeps checkpoint and history up to date, and shows the progress."""
 
-    Args:
-        state: the first state, whose tensors have the shapes of all that follow.
-    """
+    def __init__(self, recipe: Recipe, checkpoint: Checkpoint, progress: Progress):
+        self.recipe, self.checkpoint, self.progress = recipe, checkpoint, progress
 
-    def __init__(self, state: State):
-        tensors = self._named(state, with_best=True)
-        device = next(iter(state.tensors.values())).device
-        self.layout = tensor_file.Layout(tensors)
-        self.buffer = torch.empty(self.layout.size, dtype=torch.uint8, device=device)
-        self.views = self.layout.views(self.buffer, tensors)
-        self.host, self.stream = self.buffer, None
-        if device.type == "cuda":
-            self.host = torch.empty_like(self.buffer, device="cpu", pin_memory=True)
-            self.stream = torch.cuda.Stream(device)
-        self.content: memoryview = self.host.numpy().data
-        self.best = 0  # the epoch of the best weights in the buffer
+    def on_batch(self, images: int) -> None:
+        self.progress.batch(images)
 
-    def take(self, state: State) -> torch.cuda.Event | None:
-        """Copy the state; returns the event after which `content` has it, None where it has it already."""
-        tensors = self._named(state, with_best=state.best.epoch != self.best)
-        torch._foreach_copy_([self.views[name] for name in tensors], list(tensors.values()))
-        self.best = state.best.epoch
-        if self.stream is None:
-            return None
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            self.host.copy_(self.buffer, non_blocking=True)
-        return self.stream.record_event()
-
-    @staticmethod
-    def _named(state: State, with_best: bool) -> dict[str, Tensor]:
-        tensors = {f"step.{name}": tensor for name, tensor in state.tensors.items()}
-        best = {f"best.{name}": tensor for name, tensor in state.best_weights.items()} if with_best else {}
-        return tensors | best
+    def on_epoch(self, state: State) -> None:
+        self.checkpoint.save(state, finished=len(state.history) == self.recipe.settings.epochs)
+        with contextlib.suppress(OSError):  # `write_results` writes it again, and reports what is wrong
+            write_csv(of_run(HISTORY, self.recipe.run), Epoch, state.history, synced=False)
+        self.progress.epoch(state.history[-1])
 
 
 def fingerprint(inputs: Inputs[Recipe], device: str) -> dict[str, str]:

@@ -42,12 +42,12 @@ class Progress:
             disable=None,  # where there is no terminal
         )
         self.began: float | None = None  # when the first batch was done, which pays for starting up
-        self.done = 0  # images since then
+        self.first = self.done = 0  # images of the first batch, and of all
         self.announced = self.on_gpu
 
     def batch(self, images: int) -> None:
         if self.began is None:
-            self.began, self.done = time.perf_counter(), -images
+            self.began, self.first = time.perf_counter(), images
         self.done += images
         if self.on_gpu:  # a batch is handed over long before it is trained on; `epoch` comes when all are
             return
@@ -78,9 +78,9 @@ class Progress:
         tqdm.write(line)
 
     def speed(self) -> float:
-        """Images a second so far, testing included; the first batch is left out where there are more."""
+        """Images a second since the first batch, testing included."""
         seconds = time.perf_counter() - (self.began or 0)
-        return max(self.done, 0) / seconds if seconds else 0
+        return (self.done - self.first) / seconds if seconds else 0
 
     def left(self) -> float:
         """Seconds to the end at the speed so far."""
