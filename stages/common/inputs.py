@@ -14,6 +14,7 @@ from stages.common.errors import UserError, listed, printable
 from stages.common.files import sha256
 
 Settings = TypeVar("Settings")
+IGNORED = (".*", "*~", "Thumbs.db", "desktop.ini", "README.md")  # as in .dvcignore
 
 
 class Inputs(Generic[Settings]):
@@ -65,7 +66,7 @@ def _modules() -> list[Path]:
 def _files(paths: tuple[Path, ...]) -> list[Path]:
     """The files in `paths`, less what .dvcignore passes over."""
     found = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
-    return sorted(file for file in found if file.is_file() and not file.name.startswith(".") and file.suffix != ".md")
+    return sorted(file for file in found if file.is_file() and not any(map(file.match, IGNORED)))
 
 
 def _state(path: Path) -> tuple[int, int, int]:
