@@ -23,8 +23,8 @@ JSON = st.recursive(
 def places(document: Any, where: Place = ()) -> Iterator[Place]:
     """Every place in a JSON document, that of the whole first."""
     yield where
-    inner = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    for key, value in inner:
+    inside = enumerate(document) if isinstance(document, list) else ()
+    for key, value in document.items() if isinstance(document, dict) else inside:
         yield from places(value, (*where, key))
 
 

@@ -110,7 +110,9 @@ def test_what_an_encoding_lacks_is_printed_in_escapes():
 
 
 def test_a_second_signal_does_not_disturb_how_the_first_one_ends():
-    body = "try:\n    print('ready', flush=True); time.sleep(30)\nfinally: time.sleep(0.5); print('tidied up', flush=True)"
+    body = (
+        "try:\n    print('ready', flush=True); time.sleep(30)\nfinally: time.sleep(0.5); print('tidied up', flush=True)"
+    )
     with started(sys.executable, "-c", STAGE.format(body.replace("\n", "\n    "))) as stage:
         assert stage.stdout.readline() == "ready\n"
         for _ in range(2):

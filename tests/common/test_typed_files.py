@@ -55,10 +55,11 @@ DOCUMENTS = {
         {"runs": {"a": RUN, "b": RUN}, "comparisons": {"model": PAIR}},
     ),
 }
+HISTORY = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,generalization_gap,learning_rate"
 EPOCH = "1,2.5e-05,0.5,0.33333333,0.25,0.25,0.1"
 TABLES = {
-    Epoch: f"epoch,train_loss,train_accuracy,test_loss,test_accuracy,generalization_gap,learning_rate\n{EPOCH}\n",
-    Curve: f"run,epoch,train_loss,train_accuracy,test_loss,test_accuracy,generalization_gap,learning_rate\ncnn,{EPOCH}\n",
+    Epoch: f"{HISTORY}\n{EPOCH}\n",
+    Curve: f"run,{HISTORY}\ncnn,{EPOCH}\n",
     Prediction: "index,actual,predicted,confidence\n0,cat,dog,0.5\n1,dog,dog,1\n",
     ClassScores: "run,class,images,precision,recall,f1\ncnn,cat,10,0.5,0.5,0.5\n",
     CalibrationBin: "run,lower,upper,images,confidence,accuracy\ncnn,0.4,0.6,10,0.5,0.5\n",
@@ -95,7 +96,8 @@ def test_any_value_in_any_place_is_read_as_it_is_or_named_in_one_short_line(tmp_
 @given(data=st.data())
 def test_a_place_that_is_missing_or_too_many_is_named(tmp_path, name, data):
     _, read, document = DOCUMENTS[name]
-    *where, key = data.draw(st.sampled_from([place for place in places(document) if place and isinstance(place[-1], str)]))
+    named = [place for place in places(document) if place and isinstance(place[-1], str)]
+    *where, key = data.draw(st.sampled_from(named))
     value = document
     for part in where:
         value = value[part]
@@ -141,7 +143,8 @@ def test_a_table_in_which_any_part_is_replaced_is_read_or_named_in_one_short_lin
     text = TABLES[kind]
     begin, end = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(text))])))
     path = tmp_path / "table.csv"
-    path.write_bytes((text[:begin] + data.draw(TEXT | st.sampled_from(["", '"', "\n", ",", "\0", "\r"])) + text[end:]).encode())
+    replacement = data.draw(TEXT | st.sampled_from(["", '"', "\n", ",", "\0", "\r"]))
+    path.write_bytes((text[:begin] + replacement + text[end:]).encode())
     try:
         assert all(isinstance(row, kind) for row in read_csv(path, kind))
     except UserError as error:
