@@ -54,8 +54,8 @@ def exp_show(commits: int) -> list[dict[str, Any]]:
     try:
         return json.loads(done.stdout)
     except json.JSONDecodeError as error:
-        reason = done.stderr.strip().splitlines() or ["no reason given"]
-        raise UserError(f"dvc exp show: {printable(reason[-1])}") from error
+        errors = re.findall(r"^ERROR: (.*)", done.stderr, re.MULTILINE) or ["gave neither experiments nor a reason"]
+        raise UserError(f"dvc exp show: {printable(errors[0])}") from error
 
 
 def read_experiments(shown: list[dict[str, Any]]) -> tuple[list[Experiment], list[str], bool]:
@@ -88,8 +88,9 @@ def read_experiments(shown: list[dict[str, Any]]) -> tuple[list[Experiment], lis
 
 
 def metrics(revision: dict[str, Any]) -> dict[str, Any]:
-    """The content of each metrics file."""
-    return {path: file.get("data") for path, file in ((revision["data"] or {}).get("metrics") or {}).items()}
+    """The content of each metrics file that is there."""
+    files = (revision["data"] or {}).get("metrics") or {}
+    return {path: file["data"] for path, file in files.items() if file.get("data")}
 
 
 def figures(revision: dict[str, Any]) -> dict[str, str] | None:

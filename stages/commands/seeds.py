@@ -15,7 +15,6 @@ import pandas as pd
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from pydantic import ValidationError
-from scmrepo.exceptions import SCMError
 
 from stages.common import cli
 from stages.common.errors import UserError, listed, printable
@@ -75,7 +74,7 @@ def experiments() -> list[tuple[str, str]]:
     try:
         with Repo() as repo:
             by_commit = repo.experiments.ls(all_commits=True)
-    except (DvcException, SCMError) as error:
+    except DvcException as error:
         raise UserError(f"experiments cannot be listed: {printable(error)}") from error
     return [(printable(name), revision) for found in by_commit.values() for name, revision in found]
 
