@@ -1,9 +1,10 @@
 """The one exception that is meant for the user, and errors of validation in its words."""
 
 import reprlib
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 SHOWN = 80  # characters of a value or a name that a message quotes
 LISTED = 5  # problems that a message names, before it counts the rest
@@ -50,7 +51,7 @@ def explain(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
     return listed([_problem(problem, kind) for problem in error.errors(include_url=False)])
 
 
-def _problem(problem: ErrorDetails, kind: type[BaseModel] | None) -> str:
+def _problem(problem: Mapping[str, Any], kind: type[BaseModel] | None) -> str:
     key = printable(".".join(map(str, problem["loc"])), SHOWN)
     if problem["type"] == "missing":
         return f"{key} is missing"
