@@ -1,3 +1,5 @@
+import hashlib
+import json
 import random
 import subprocess
 import sys
@@ -8,9 +10,11 @@ import torch
 
 from stages.common.errors import UserError
 from stages.common.formats import Epoch
+from stages.common.inputs import Inputs
 from stages.training import checkpoint as module
-from stages.training.checkpoint import FOLDER, Checkpoint, discard_finished, locked
+from stages.training.checkpoint import FOLDER, Checkpoint, discard_finished, fingerprint, locked
 from stages.training.loop import State
+from tests.training.toys import recipe
 
 FINGERPRINT = {"parameters": "p", "data": "d", "code": "c", "torch": "t", "device": "cpu"}
 PATH = FOLDER / "resnet.safetensors"
@@ -76,6 +80,20 @@ def test_a_checkpoint_with_another_fingerprint_is_not_used_and_the_difference_na
     save(some_state())
     assert checkpoint(**{what: "another"}).load() is None
     assert capsys.readouterr().out.endswith(f"starting from epoch 1, because this checkpoint has other {what}\n")
+
+
+def test_the_fingerprint_of_a_training_holds_parameters_data_code_torch_and_device(folder):
+    (folder / "data").mkdir()
+    (folder / "data/train.npz").write_bytes(b"images")
+    inputs = Inputs(lambda: recipe("cnn"), Path("data"))
+    first = fingerprint(inputs, "CPU, fp32")
+    assert json.loads(first["data"]) == {"data/train.npz": hashlib.sha256(b"images").hexdigest()}
+    assert any(path.endswith("training/step.py") for path in json.loads(first["code"]))
+    inputs.code = {**inputs.code, "stages/training/step.py": "0" * 64}
+    changed = fingerprint(inputs, "CPU, bf16")
+    assert {what for what in first if first[what] != changed[what]} == {"code", "device"}
+    assert json.loads(first["parameters"])["train"]["weight_decay"] == 5e-4
+    assert first["torch"] == torch.__version__
 
 
 def test_other_devices_may_resume_and_are_told_of_the_last_digits(capsys):
