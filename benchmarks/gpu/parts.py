@@ -38,7 +38,7 @@ PARTS = {
 }
 # A server from which each process is forked with all of this imported, and without CUDA
 context = get_context("forkserver")
-context.set_forkserver_preload([__name__, "torch._dynamo"])  # the latter is imported by the first optimizer
+context.set_forkserver_preload([__name__, "torch._dynamo"])  # which torch.compile and torch.optim import
 
 
 def run(name: str, session: Session) -> str:

@@ -55,7 +55,7 @@ class Backend:
         """The function, compiled where that was chosen."""
         if not self.compile:
             return function
-        # Inductor chooses kernels by a clock unless told otherwise. The switch of torch.use_deterministic_algorithms
+        # Inductor chooses kernels by a clock unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
         whole = self.processes.world_size == 1  # DistributedDataParallel breaks the graph
         return torch.compile(function, dynamic=False, fullgraph=whole, options={"deterministic": True})
@@ -175,7 +175,8 @@ def configure(precision: str) -> None:
     if os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", known[0]) not in known:
         found = printable(os.environ["CUBLAS_WORKSPACE_CONFIG"])
         raise UserError(f"CUBLAS_WORKSPACE_CONFIG = {found}: the same bytes need {' or '.join(known)}; unset it")
-    torch.use_deterministic_algorithms(True)
+    # The same switch as torch.use_deterministic_algorithms, which would import the compiler first, for over a second
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it would write every new tensor twice
     torch.backends.cudnn.benchmark = False  # it chooses kernels by a clock
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.sgd import sgd
 
 from stages.common.params import Train
 from stages.training.augmentation import TrainingImages
@@ -37,15 +38,11 @@ class Step:
         train: Train,
         autocast: Callable[[], AbstractContextManager],
     ):
-        self.model, self.images, self.autocast = model, images, autocast
+        self.model, self.images, self.train, self.autocast = model, images, train, autocast
         device = images.labels.device
         self.learning_rate = torch.tensor(train.learning_rate, device=device)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(), train.learning_rate, train.momentum, weight_decay=train.weight_decay, fused=True
-        )
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate  # SGD would read a tensor it is constructed with
-        for parameter in model.parameters():
-            self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.momentum = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
 
     def __call__(self, draws: Tensor, weight: float = 1.0, forward: Forward | None = None) -> None:
@@ -57,10 +54,30 @@ class Step:
         """
         loss, correct = (forward or self.forward)(draws)
         (loss if weight == 1 else loss * weight).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.update()
         if weight:
             self.sums += torch.stack([loss.detach().double() * len(draws), correct.double()])
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the parameters against their gradients, and drop those.
+
+        By the function behind torch.optim.SGD: the class would import the compiler first, for more than a second.
+        """
+        sgd(
+            self.parameters,
+            [parameter.grad for parameter in self.parameters if parameter.grad is not None],
+            [*self.momentum],
+            fused=True,
+            lr=self.learning_rate,
+            momentum=self.train.momentum,
+            weight_decay=self.train.weight_decay,
+            dampening=0,
+            nesterov=False,
+            maximize=False,
+        )
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def forward(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (float32) and number of correct predictions (int64) of the batch."""
@@ -73,8 +90,6 @@ class Step:
     def tensors(self) -> dict[str, Tensor]:
         """The state that a step hands on to the next, no copies: `model.*` and `momentum.*`, named as in the model."""
         model = getattr(self.model, "module", self.model)  # inside DistributedDataParallel
-        momentum = {
-            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in model.named_parameters()
-        }
+        names = (name for name, _ in model.named_parameters())
+        momentum = {f"momentum.{name}": tensor for name, tensor in zip(names, self.momentum, strict=True)}
         return {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | momentum

@@ -118,6 +118,5 @@ def test_a_tensor_left_on_the_cpu_is_found(fake, place):
         owner = getattr(owner, part)
     with fake:
         setattr(owner, name, getattr(owner, name).cpu())
-    step.optimizer.param_groups[0]["lr"] = step.learning_rate
     with fake, pytest.raises((AssertionError, RuntimeError), match=r"on cpu|devices"), OnDevice():
         step(draws)
