@@ -7,16 +7,18 @@ import contextlib
 import hashlib
 import platform
 from argparse import Namespace
+from contextlib import AbstractContextManager
 
 import torch
 
 from stages.common import cli
 from stages.common.dataset import Dataset, read_dataset
-from stages.common.files import write_bytes, write_csv, write_json
+from stages.common.errors import UserError
+from stages.common.files import locked, write_bytes, write_csv, write_json
 from stages.common.formats import DATA, HISTORY, MODELS, TIMING, TRAIN_METRICS, Epoch, Metrics, Timing, of_run
 from stages.common.inputs import Inputs
 from stages.common.params import Recipe, load_params
-from stages.training.checkpoint import Checkpoint, Recorder, fingerprint, locked
+from stages.training.checkpoint import FOLDER, Checkpoint, Recorder, fingerprint
 from stages.training.device import Backend, choose_backend, explained
 from stages.training.distributed import check_processes, joined_processes
 from stages.training.loop import State, train
@@ -31,13 +33,22 @@ def main(args: Namespace) -> None:
         recipe, dataset = inputs.settings, read_dataset()
         check_processes(recipe.train, processes.world_size)
         backend = choose_backend(recipe.train, recipe.settings.epochs * len(dataset.train.labels), processes)
-        with locked(recipe.run) if processes.rank == 0 else contextlib.nullcontext(), explained(recipe, backend):
+        with alone(recipe.run) if processes.rank == 0 else contextlib.nullcontext(), explained(recipe, backend):
             state = train_run(recipe, dataset, inputs, backend)
             model_file = to_bytes(Card(recipe=recipe, data=dataset.info), state.weights)
             processes.check_same(hashlib.sha256(model_file).hexdigest())
             if processes.rank == 0:
                 inputs.check()
                 write_results(recipe.run, state, model_file, timing(state, len(dataset.train.labels), backend))
+
+
+def alone(run: str) -> AbstractContextManager:
+    """The only training of this run in this folder."""
+
+    def refuse() -> None:
+        raise UserError(f"{run}: another process trains this run in this folder; wait for it, or stop it")
+
+    return locked(FOLDER / f"{run}.lock", refuse)
 
 
 def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs, backend: Backend) -> State:
@@ -49,7 +60,7 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs, backend: Backend
     print(f"{recipe.run}: {recipe.settings.title}, {count_parameters(model):,} parameters")
     print(f"{recipe.run}: on {backend}", flush=True)
     checkpoint = Checkpoint(recipe.run, fingerprint(inputs, backend.kind), backend.device_name)
-    resumed = processes.broadcast(checkpoint.load())
+    resumed = processes.broadcast(checkpoint.load(model))
     if resumed:
         print(f"{recipe.run}: resumed after epoch {len(resumed.history)} of {recipe.settings.epochs}", flush=True)
     finished = len(resumed.history) if resumed else 0

@@ -152,6 +152,12 @@ def test_folders_import_one_way(folder):
         assert set(imported) <= BELOW[folder] | {folder}, file
 
 
+def test_the_tour_of_the_house_has_a_line_for_every_module():
+    tour = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    named = re.findall(r"^ +(\w+\.py)[ ,]", tour, re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "stages").rglob("*.py") if path.name != "__init__.py")
+
+
 def test_every_module_lies_in_a_folder_of_the_contract():
     folders = {path.name for path in (ROOT / "stages").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(BELOW)

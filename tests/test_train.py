@@ -27,7 +27,6 @@ from stages.common.errors import UserError
 from stages.common.formats import Epoch
 from stages.common.yaml12 import read_yaml
 from stages.training import tensor_file
-from stages.training.checkpoint import locked
 
 ROOT = Path(__file__).parents[1]
 ARGS = Namespace(run="resnet", model="resnet", weight_decay="train.weight_decay")
@@ -278,7 +277,7 @@ def test_the_history_has_a_row_for_each_finished_epoch_while_the_training_runs(l
 
 
 def test_a_second_training_of_the_run_is_refused(workspace, stage):
-    with locked("resnet"):
+    with train.alone("resnet"):
         done = stage(*TRAIN)
     assert done.returncode == 1
     assert done.stderr == "train: resnet: another process trains this run in this folder; wait for it, or stop it\n"

@@ -1,12 +1,13 @@
 """Files as the stages write and read them: whole under their name or not at all, and checked on reading."""
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
@@ -130,6 +131,23 @@ def _columns(kind: type[BaseModel]) -> list[str]:
     own = [name for name in kind.model_fields if name in kind.__annotations__]
     fields = [*own, *(name for name in kind.model_fields if name not in own)]
     return [kind.model_fields[name].alias or name for name in fields]
+
+
+@contextmanager
+def locked(path: Path, held: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of this file, which ends with this process, however that ends.
+
+    Args:
+        held: called where another process holds it. It may raise; otherwise this waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sha256(path: Path) -> str:

@@ -31,7 +31,9 @@ class Data(Section):
 
     @field_validator("path")
     @classmethod
-    def images_have_a_path(cls, path: str | None, info: ValidationInfo) -> str | None:
+    def path_names_a_place(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path and "\0" in path:
+            raise ValueError("must not contain a NUL character")
         if path is None and info.data.get("source") == "images":
             raise ValueError(
                 "must name a folder or a tar of {train,test}/<class>/<image file> when data.source is images"

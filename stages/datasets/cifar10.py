@@ -6,7 +6,6 @@ written to a private folder and unpacked there, so that no one can replace them 
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,7 +18,7 @@ import numpy as np
 
 from stages.common.dataset import Split
 from stages.common.errors import UserError, printable
-from stages.common.files import write_bytes
+from stages.common.files import locked, write_bytes
 from stages.datasets.source import Source, read_file, resized
 from stages.datasets.transfer import fetch
 
@@ -71,12 +70,8 @@ def _private_folder(cache: Path) -> Iterator[Path]:
     """A fresh folder in `cache` that no other user can enter. One process at a time has one; others wait for it."""
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(cache / ".lock", "wb") as lock:  # let go when its process ends, however that ends
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that uses {printable(cache)}", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = f"waiting for another process that uses {printable(cache)}"
+        with locked(cache / ".lock", lambda: print(waiting, flush=True)):
             for leftover in cache.glob("reading-*"):  # of a killed process
                 shutil.rmtree(leftover)
             with tempfile.TemporaryDirectory(prefix="reading-", dir=cache) as folder:

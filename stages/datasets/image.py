@@ -2,6 +2,7 @@
 
 import io
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,18 +70,29 @@ class _Content(io.BytesIO):
 
 @contextmanager
 def _bounds() -> Iterator[None]:
-    """Interrupt what takes longer than MAX_SECONDS, and keep Pillow's remarks on metadata from the terminal."""
+    """Keep Pillow's remarks on metadata from the terminal, and interrupt what takes longer than MAX_SECONDS.
 
+    Only a main thread can be interrupted, so in another one there is no limit of time.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        if threading.current_thread() is threading.main_thread():
+            with _interrupted():
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise UserError(f"decoding it takes more than {MAX_SECONDS} seconds")
 
     before = signal.signal(signal.SIGPROF, interrupt)
     signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS, 1)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+        yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)

@@ -43,7 +43,8 @@ def fetch(address: str, path: Path, md5: str) -> None:
         came = path.stat().st_size if path.exists() else 0
         if isinstance(first, IncompleteRead) or (transfer.length and 0 < came < transfer.length):
             announced = f" of {transfer.length:,}" if transfer.length else ""
-            raise UserError(f"the transfer was cut after {came:,}{announced} bytes") from error
+            how = f"stalled for {TIMEOUT} seconds" if isinstance(first, TimeoutError) else "was cut"
+            raise UserError(f"the transfer {how} after {came:,}{announced} bytes") from error
         if type(first) is not RuntimeError:  # which is how torchvision says that the md5 differs
             raise UserError(_reason(first, address)) from error
         if not came:

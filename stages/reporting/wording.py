@@ -62,12 +62,13 @@ def capitalised(sentence: str) -> str:
 def markdown(value: object) -> Markup:
     """A value as GitHub's Markdown shows it, whatever it holds: on one line, its punctuation as character references.
 
-    What is Markup already stays as it is.
+    A space of no width after an @ keeps it from calling a person of that name. What is Markup already stays as it is.
     """
     if isinstance(value, Markup):
         return value
     special = r"[&<>|$`*\[\]~\\#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # resnet_ablation stays readable
-    return Markup(re.sub(special, lambda found: f"&#{ord(found[0])};", printable(value, 10_000)))
+    escaped = re.sub(special, lambda found: f"&#{ord(found[0])};", printable(value, 10_000))
+    return Markup(escaped.replace("@", "@&#8203;"))
 
 
 def verdict(subject: str, names: Sequence[str], comparison: Comparison, sample: str) -> str:

@@ -1,16 +1,15 @@
 """The state of a training on disk, from which it is resumed when the stage is run again."""
 
 import contextlib
-import fcntl
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.common.errors import UserError, explain, printable
 from stages.common.files import read_bytes, replacing, write_csv
@@ -57,13 +56,14 @@ class Checkpoint:
         self.saved = 0  # epochs
         self.time = float("-inf")  # of the last checkpoint
 
-    def load(self) -> State | None:
-        """The state that an earlier training left, or None; prints a line where one that is there is not used."""
+    def load(self, model: nn.Module) -> State | None:
+        """The state that an earlier training of the model left, or None; says in a line why one is not used."""
         if not self.path.exists():
             return None
         try:
             text, tensors = tensor_file.from_bytes(read_bytes(self.path))
             found = Header.model_validate(text)
+            state = _state(found, tensors, model)
         except (UserError, ValueError) as error:
             reason = explain(error) if isinstance(error, ValidationError) else printable(error)
             print(f"{self.path}: starting from epoch 1, because this checkpoint cannot be used: {reason}")
@@ -74,11 +74,7 @@ class Checkpoint:
             return None
         if found.workers != self.workers:
             print(f"{self.path}: begun on {found.workers}, resumed on {self.workers}: the last digits will differ")
-        parts: dict[str, dict[str, Tensor]] = {"step": {}, "best": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        return State(parts["step"], found.history, parts["best"], found.seconds, found.training_seconds)
+        return state
 
     def save(self, state: State, finished: bool) -> None:
         """Write the state, unless the last checkpoint is younger than INTERVAL; that of a finished training always.
@@ -136,6 +132,31 @@ class Checkpoint:
         self.writer.shutdown()
 
 
+def _state(header: Header, tensors: dict[str, Tensor], model: nn.Module) -> State:
+    """The state that a checkpoint holds.
+
+    Raises:
+        ValueError: it is not that of a training of this model.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"step": {}, "best": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    weights = model.state_dict()
+    step = {f"model.{name}": tensor for name, tensor in weights.items()}
+    step |= {f"momentum.{name}": tensor for name, tensor in model.named_parameters()}
+    kinds = {part: _kinds(found) for part, found in parts.items()}
+    if kinds["step"] != _kinds(step) or kinds["best"] not in ({}, _kinds(weights)) or len(parts) > 2:
+        raise ValueError("its tensors are not those of this model")
+    if not header.history or [epoch.epoch for epoch in header.history] != [*range(1, len(header.history) + 1)]:
+        raise ValueError("its epochs are not numbered from 1")
+    return State(parts["step"], header.history, parts["best"], header.seconds, header.training_seconds)
+
+
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
 class Recorder(Observer):
     """Keeps checkpoint and history up to date, and shows the progress."""
 
@@ -165,22 +186,6 @@ def fingerprint(inputs: Inputs[Recipe], device: str) -> dict[str, str]:
         "torch": torch.__version__,
         "device": device,
     }
-
-
-def locked(run: str) -> IO[bytes]:
-    """Hold the training of this run for this process, until the file returned is closed or the process ends.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    file = open(FOLDER / f"{run}.lock", "ab")  # noqa: SIM115 - while the lock is held
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise UserError(f"{run}: another process trains this run in this folder; wait for it, or stop it") from error
-    return file
 
 
 def discard_finished(run: str) -> None:

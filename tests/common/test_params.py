@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.common.errors import UserError
-from stages.common.params import load_params, load_runs
+from stages.common.params import Cnn, Resnet, load_params, load_runs
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = ROOT / "params.yaml"
@@ -62,6 +62,19 @@ def test_a_recipe_holds_its_own_models_settings_and_weight_decay_and_no_others()
     assert (ablation.settings, ablation.train.weight_decay) == (params.resnet, 1e-4)
     assert params.recipe("resnet", "resnet", "train.weight_decay").train == params.train
     assert ablation.train == params.train.model_copy(update={"weight_decay": 1e-4})
+
+
+@pytest.mark.parametrize(
+    ("channels", "blocks", "title"),
+    [
+        (64, [2, 2, 2, 2], "ResNet-18"),
+        (64, [3, 4, 6, 3], "ResNet-34"),
+        (16, [1, 1, 1, 1], "ResNet-10, 16 channels"),
+    ],
+)
+def test_a_networks_title_has_its_depth_and_an_unusual_width(channels, blocks, title):
+    assert Resnet(epochs=1, base_channels=channels, blocks=blocks).title == title
+    assert Cnn(epochs=1).title == "Simple CNN"
 
 
 @pytest.mark.parametrize("name", ["less", "copy", "a-b", "2", "model_fields"])
@@ -130,6 +143,7 @@ def test_seeds_that_differ_are_different_trainings(changed, seed):
         ("source: cifar10", "source: images", "data.path", "None", "folder or a tar"),
         ("path: null", "path: 3", "data.path", "3", "string"),
         ("path: null", "path: ''", "data.path", "''", "at least 1 character"),
+        ("path: null", 'path: "a\\0b"', "data.path", r"'a\x00b'", "NUL character"),
         ("image_size: 32", "image_size: 7", "data.image_size", "7", "greater than or equal to 8"),
         ("image_size: 32", "image_size: 9999", "data.image_size", "9999", "less than or equal to 512"),
         ("batch_size: 128", "batch_size: 1", "train.batch_size", "1", "greater than or equal to 2"),

@@ -6,8 +6,10 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -30,7 +32,8 @@ LAUNCH = """
 import json, runpy, sys
 given = json.loads(sys.argv.pop(1))
 import torchvision
-from stages.datasets import cifar10
+from stages.datasets import cifar10, transfer
+transfer.TIMEOUT = given["timeout"]
 cifar10.ADDRESS, cifar10.MD5, cifar10.SHA256 = given["address"], given["md5"], given["sha256"]
 data = torchvision.datasets.CIFAR10
 data.train_list, data.test_list = given["files"][:5], given["files"][5:6]
@@ -67,7 +70,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None]):
+    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None], certificate: Path | None = None):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(handler) -> None:
                 self.requests.append(handler.path)
@@ -78,7 +81,12 @@ class Server(ThreadingHTTPServer):
 
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[str] = []
-        self.address = f"http://127.0.0.1:{self.server_port}/cifar-10-python.tar.gz"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+        scheme = "https" if certificate else "http"
+        self.address = f"{scheme}://127.0.0.1:{self.server_port}/cifar-10-python.tar.gz"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -117,8 +125,8 @@ def serve():
     """Start a server with an answer; it ends with the test."""
     servers = []
 
-    def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> Server:
-        servers.append(Server(answer))
+    def start(answer: Callable[[BaseHTTPRequestHandler], None], certificate: Path | None = None) -> Server:
+        servers.append(Server(answer, certificate))
         return servers[-1]
 
     yield start
@@ -138,17 +146,17 @@ class Experiment:
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self.env = {**kept, "PYTHONPATH": str(ROOT), "TORCH_HOME": str(cache), "OMP_NUM_THREADS": "1"}
 
-    def start(self, address: str, **env: str) -> subprocess.Popen:
+    def start(self, address: str, timeout: int = 30, **env: str) -> subprocess.Popen:
         digests = {"md5": hashlib.md5(ARCHIVE).hexdigest(), "sha256": hashlib.sha256(ARCHIVE).hexdigest()}
-        given = json.dumps({"address": address, "files": FILES, **digests})
+        given = json.dumps({"address": address, "timeout": timeout, "files": FILES, **digests})
         command = [sys.executable, "-c", LAUNCH, given]
         pipe = subprocess.PIPE
         return subprocess.Popen(
             command, cwd=self.folder, env=self.env | env, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True
         )
 
-    def run(self, address: str, **env: str) -> subprocess.CompletedProcess:
-        process = self.start(address, **env)
+    def run(self, address: str, timeout: int = 30, **env: str) -> subprocess.CompletedProcess:
+        process = self.start(address, timeout, **env)
         out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -223,6 +231,52 @@ def test_a_failed_transfer_ends_in_one_line_with_its_reason_and_the_next_starts_
     if failure == "cut":
         assert experiment.run(serve(send).address).returncode == 0
         experiment.check()
+
+
+def stall(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, ARCHIVE[:200_000], len(ARCHIVE))
+    time.sleep(20)
+
+
+def test_a_transfer_that_stalls_is_told_from_one_that_is_cut(experiment, serve):
+    done = experiment.run(serve(stall).address, timeout=2)
+    assert done.returncode == 1
+    assert re.search(rf"the transfer stalled for 2 seconds after [\d,]+ of {len(ARCHIVE):,} bytes", done.stderr)
+    assert experiment.left() == []
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl, which makes the certificate, is installed")
+def test_an_encrypted_transfer_needs_a_trusted_certificate_and_stays_encrypted(experiment, serve, tmp_path):
+    certificate = tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-out", str(certificate)]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "key.pem")]
+    subprocess.run(made, check=True, capture_output=True)
+    with certificate.open("a") as file:
+        file.write((tmp_path / "key.pem").read_text())
+
+    plain = serve(send)
+
+    def leave_encryption(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", plain.address)
+        handler.end_headers()
+
+    for answer, trusted, reason in (
+        (send, {}, "certificate verify failed"),
+        (
+            leave_encryption,
+            {"SSL_CERT_FILE": str(certificate)},
+            f"redirected to {plain.address}, which is not encrypted",
+        ),
+    ):
+        done = experiment.run(serve(answer, certificate).address, **trusted)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert reason in line
+        assert experiment.left() == []
+    assert plain.requests == []
+    assert experiment.run(serve(send, certificate).address, SSL_CERT_FILE=str(certificate)).returncode == 0
+    experiment.check()
 
 
 def test_a_name_that_does_not_resolve_and_a_proxy_that_does_not_answer_are_named(experiment):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,26 @@ def test_one_enclosing_folder_is_accepted_in_a_folder_and_a_tar(tmp_path):
         np.testing.assert_array_equal(read(path, 8).test.images, plain.test.images)
 
 
+@pytest.mark.parametrize("enclosing", ["", "toys-v2/"])
+def test_what_lies_beside_the_splits_is_named_and_not_read(tmp_path, capsys, enclosing):
+    """As in the downloads of Roboflow, Kaggle and fast.ai: a third split, a readme, a table."""
+    beside = {"valid/cat/1.png": b"no image", "README.txt": b"x", "labels.csv": b"x"}
+    files = {f"{enclosing}{name}": content for name, content in (contents() | beside).items()}
+    plain = read(write_folder(tmp_path / "plain", contents()), 8)
+    capsys.readouterr()
+    for path in (write_folder(tmp_path / "toys", files), write_tar(tmp_path / "toys.tar", files)):
+        np.testing.assert_array_equal(read(path, 8).test.images, plain.test.images)
+        said = f"note: {path}: not read, beside train/ and test/: README.txt; labels.csv; valid\n"
+        assert capsys.readouterr().out == said
+
+
+def test_a_readme_beside_the_enclosing_folder_is_named_too(tmp_path, capsys):
+    files = {f"toys/{name}": content for name, content in contents().items()} | {"README": b"x"}
+    for path in (write_folder(tmp_path / "toys", files), write_tar(tmp_path / "toys.tar", files)):
+        read(path, 8)
+        assert "beside train/ and test/: README\n" in capsys.readouterr().out
+
+
 def test_a_class_name_is_the_same_composed_and_decomposed(tmp_path):
     composed, decomposed = "caf\u00e9", "cafe\u0301"  # as Linux and as a Mac's copy have it
     files = {name.replace("dög fish", composed): content for name, content in contents().items()}
@@ -223,14 +244,12 @@ def test_a_path_that_does_not_exist_is_named(tmp_path):
         (None, {"train/cat/notes.txt": b"no image"}, "train/cat/notes.txt: not an image"),
         (None, {"train/cat/cut.jpg": encoded(picture(1), "JPEG")[:200]}, "train/cat/cut.jpg: not an image"),
         (None, {"train/cat/deep/1.png": b""}, "deep"),
-        (None, {"valid/cat/1.png": b""}, "out of place"),
-        (None, {"README": b""}, "README: out of place"),
         (None, {"train/bird/1.png": encoded(picture(1))}, "classes in train/ that test/ lacks: bird"),
         (None, {"test/bird/1.png": encoded(picture(1))}, "classes in test/ that train/ lacks: bird"),
         ("test/", {}, "no test/ in it"),
         ("test/", {"val/cat/1.png": b""}, "no test/ in it; val/ is there: rename it to test"),
         ("train/", {"Training/cat/1.png": b""}, "no train/ in it; Training/ is there: rename it to train"),
-        ("train/", {}, "no train/ in it"),
+        ("train/", {"a/x/1.png": b"", "b/x/1.png": b""}, "no train/ in it but a/; b/; test/; it must hold"),
         ("/cat/", {}, "one class, dög fish"),
     ],
 )
@@ -284,6 +303,7 @@ def test_an_empty_class_is_named(tmp_path):
         member("train/cat/x.png", type=tarfile.CHRTYPE, devmajor=1, devminor=5),
         member("train/cat/../../../x.png", b"x"),
         member("/train/cat/x.png", b"x"),
+        member("../train/cat/x.png", b"x"),
     ],
 )
 def test_a_member_that_is_no_plain_file_in_its_place_is_refused_by_name(tmp_path, odd):
@@ -349,6 +369,11 @@ def test_an_image_of_another_size_is_cropped_to_a_square_and_resized(size):
     np.testing.assert_array_equal(decoded(image, 8), np.asarray(expected))
 
 
+def test_an_image_is_decoded_in_any_thread():
+    with ThreadPoolExecutor(1) as pool:
+        np.testing.assert_array_equal(pool.submit(decoded, picture(3), 8).result(), np.asarray(picture(3)))
+
+
 def test_a_photograph_is_turned_as_its_exif_says():
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -376,7 +401,9 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     start=st.sampled_from(
         [b"", *(encoded(picture(1), name) for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"))]
@@ -385,13 +412,15 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded():
     noise=st.binary(max_size=30),
 )
 @example(encoded(picture(1), "TIFF"), 0.3984375, b"\x01")  # of a second frame without dimensions: a TypeError in Pillow
-def test_any_bytes_end_in_an_image_or_in_one_clear_line(start, place, noise):
+def test_any_bytes_end_in_an_image_or_in_one_clear_line(tried, start, place, noise):
     cut = int(place * len(start))
     try:
         array = decode(start[:cut] + noise + start[cut + len(noise) :], 8, "train/cat/x")
     except UserError as error:
+        tried("any bytes as an image", "named in one line")
         outcome = str(error).partition(": ")[0]
     else:
+        tried("any bytes as an image", "read as it is")
         outcome = array.shape, array.dtype
     assert outcome in ("train/cat/x", ((8, 8, 3), np.uint8))
 
@@ -400,7 +429,9 @@ WHOLE = [*contents().items(), ("train/cat", None), ("README", b"text"), ("../up/
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     suffix=st.sampled_from([".tar", ".tar.gz", ".tar.xz"]),
     names=st.permutations(range(len(WHOLE))),
@@ -409,7 +440,7 @@ WHOLE = [*contents().items(), ("train/cat", None), ("README", b"text"), ("../up/
     end=st.one_of(st.just(1.0), st.floats(0, 1)),
 )
 def test_any_damage_to_a_tar_ends_in_a_data_set_or_in_one_clear_line(
-    tmp_path_factory, suffix, names, dropped, cuts, end
+    tmp_path_factory, tried, suffix, names, dropped, cuts, end
 ):
     folder = tmp_path_factory.mktemp("damaged")
     entries = [WHOLE[i] for i in names[dropped:]]
@@ -423,7 +454,9 @@ def test_any_damage_to_a_tar_ends_in_a_data_set_or_in_one_clear_line(
     path.write_bytes(damaged[: int(end * len(damaged))])
     try:
         outcome = read(path, 8).train.images.shape[1:]
+        tried("any damage to a tar", "read as it is")
     except UserError as error:
+        tried("any damage to a tar", "named in one line")
         outcome = str(error).splitlines()
     assert outcome == (8, 8, 3) or len(outcome) == 1
     assert [left.name for left in folder.rglob("*")] == [path.name]  # nothing was unpacked
