@@ -62,7 +62,8 @@ N ?= 5
 seeds: repository environment ## the experiment with N=5 seeds, and what they show together in the report
 	dvc repro
 	@seeds=$$(python -m stages.commands.seeds --missing $(N)) && echo "Seeds to train: $${seeds:-none}" && \
-	    printf %s "$$seeds" | tr , '\n' | $(SHARED) xargs -P $(JOBS) -I SEED dvc exp run --quiet --temp --set-param seed=SEED
+	    printf %s "$$seeds" | tr , '\n' | $(SHARED) xargs -P $(JOBS) -I SEED \
+	    dvc --wait-for-lock exp run --quiet --temp --set-param seed=SEED
 	python -m stages.commands.seeds
 	dvc repro
 

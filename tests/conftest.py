@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("cuda")])
         items[:] = [item for item in items if not item.get_closest_marker("cuda")]
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Iterator[Callable[[str, str], None]]:
+    """Count a try of some kind by how it ended, for the table after the tests."""
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def count(kind: str, outcome: str) -> None:
+        counts[kind, outcome] += 1
+
+    yield count
+    record_property("tried", [[*tries, number] for tries, number in counts.items()])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    counts: Counter[tuple[str, str]] = Counter()
+    for report in [report for of_outcome in terminalreporter.stats.values() for report in of_outcome]:
+        if getattr(report, "when", None) == "teardown":
+            for kind, outcome, number in dict(report.user_properties).get("tried", []):
+                counts[kind, outcome] += number
+    if counts:
+        terminalreporter.section("generated tries, and how they ended")
+    for (kind, outcome), number in sorted(counts.items()):
+        terminalreporter.line(f"{kind:<50} {outcome:<20} {number:>6,}")
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,6 @@ def test_parameters_edited_while_a_training_runs_are_not_credited_with_its_resul
     assert same_results(clone, trained)
 
 
-@pytest.mark.slow  # a race under load
 def test_a_finished_training_that_dvc_could_not_store_is_not_run_again(clone, trained):
     cache = clone.folder / ".dvc/cache"
     (cache / "files").rename(cache / "aside")

@@ -73,6 +73,16 @@ def test_what_a_user_can_mend_and_a_signal_end_in_one_line_under_the_stages_name
     assert done.stdout == ""
 
 
+def test_a_full_disk_is_told_with_what_is_free_and_what_is_needed(small_disk):
+    folder = small_disk(5 * 1024)
+    done = run(
+        "from pathlib import Path; from stages.common.files import write_bytes\nwrite_bytes(Path('x'), bytes(9 << 20))"
+    )
+    said = f"x: the disk is full: 5 MiB are free in {folder}, 9 MiB are needed; make room and run this again"
+    assert (done.returncode, done.stderr) == (1, f"stage: {said}\n")
+    assert list(folder.iterdir()) == []
+
+
 def test_the_first_note_of_an_interrupt_is_its_advice():
     done = run("try: os.kill(os.getpid(), 15); time.sleep(9)\nexcept KeyboardInterrupt as e: e.add_note('rest'); raise")
     assert (done.returncode, done.stderr) == (143, "stage: stopped (SIGTERM); rest\n")

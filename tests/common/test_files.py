@@ -2,11 +2,24 @@ import json
 import os
 import random
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from stages.common import files
 from stages.common.errors import UserError
-from stages.common.files import read_bytes, read_csv, read_json, replacing, sha256, write_bytes, write_csv, write_json
+from stages.common.files import (
+    locked,
+    read_bytes,
+    read_csv,
+    read_json,
+    replacing,
+    sha256,
+    write_bytes,
+    write_csv,
+    write_json,
+)
 from stages.common.formats import Curve, Epoch, Metrics, Prediction, Timing
 
 METRICS = Metrics(accuracy=1 / 3, loss=0.5, last_accuracy=0.25, gap=-0.125, best_epoch=2)
@@ -163,7 +176,60 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path, kind):
         read_bytes(path)
 
 
+def test_a_file_of_the_limit_is_read_and_one_of_a_byte_more_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_BYTES", 10)
+    (tmp_path / "x").write_bytes(bytes(10))
+    assert read_bytes(tmp_path / "x") == bytes(10)
+    (tmp_path / "x").write_bytes(bytes(11))
+    with pytest.raises(UserError, match="larger than 10 bytes"):
+        read_bytes(tmp_path / "x")
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_a_file_is_on_the_disk_before_it_has_its_name_unless_it_need_not(tmp_path, monkeypatch, synced):
+    seen, sync = [], os.fsync
+
+    def watched(number: int) -> None:
+        seen.append((tmp_path / "x").exists())
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_bytes(tmp_path / "x", b"content", synced)
+    assert seen == ([False] if synced else [])
+
+
 def test_the_digest_of_a_file_is_sha256sums(tmp_path):
     (tmp_path / "x").write_bytes(random.Random(0).randbytes(100_000))
     said = subprocess.run(["sha256sum", tmp_path / "x"], capture_output=True, text=True, check=True).stdout
     assert sha256(tmp_path / "x") == said.split()[0]
+
+
+def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
+    class HeldError(Exception):
+        pass
+
+    def refuse() -> None:
+        raise HeldError
+
+    code = "from pathlib import Path; from stages.common.files import locked\n"
+    code += "with locked(Path('folder/lock'), lambda: print('waiting', flush=True)): print('held', flush=True); input()"
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    options = {
+        "stdin": pipe,
+        "stdout": pipe,
+        "text": True,
+        "cwd": tmp_path,
+        "env": os.environ | {"PYTHONPATH": str(Path(files.__file__).parents[2])},
+    }
+    first = subprocess.Popen(command, **options)
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(HeldError), locked(tmp_path / "folder/lock", refuse):
+        pass
+    second = subprocess.Popen(command, **options)
+    assert second.stdout.readline() == "waiting\n"
+    first.kill()
+    assert second.stdout.readline() == "held\n"
+    second.communicate("\n")
+    first.communicate()
+    with locked(tmp_path / "folder/lock", refuse):
+        pass

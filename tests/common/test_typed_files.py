@@ -68,6 +68,9 @@ TABLES = {
 any_of = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+NAMED, READ = "named in one line", "read as it is"
+
+
 def is_one_short_line_about(path: Path, error: UserError) -> bool:
     message = str(error)
     return message.startswith(f"{path}: ") and message.isprintable() and len(message) < len(str(path)) + 1000
@@ -76,7 +79,7 @@ def is_one_short_line_about(path: Path, error: UserError) -> bool:
 @pytest.mark.parametrize("name", DOCUMENTS)
 @any_of
 @given(data=st.data())
-def test_any_value_in_any_place_is_read_as_it_is_or_named_in_one_short_line(tmp_path, name, data):
+def test_any_value_in_any_place_is_read_as_it_is_or_named_in_one_short_line(tmp_path, tried, name, data):
     kind, read, document = DOCUMENTS[name]
     place, value = data.draw(st.sampled_from(list(places(document)))), data.draw(JSON)
     path = tmp_path / name
@@ -85,8 +88,10 @@ def test_any_value_in_any_place_is_read_as_it_is_or_named_in_one_short_line(tmp_
     try:
         content = read(path)
     except UserError as error:
+        tried(f"any value in {name}", NAMED)
         assert is_one_short_line_about(path, error)  # noqa: PT017
     else:
+        tried(f"any value in {name}", READ)
         assert isinstance(content, kind)
         assert found(content, place) == value
 
@@ -94,7 +99,7 @@ def test_any_value_in_any_place_is_read_as_it_is_or_named_in_one_short_line(tmp_
 @pytest.mark.parametrize("name", DOCUMENTS)
 @any_of
 @given(data=st.data())
-def test_a_place_that_is_missing_or_too_many_is_named(tmp_path, name, data):
+def test_a_place_that_is_missing_or_too_many_is_named(tmp_path, tried, name, data):
     _, read, document = DOCUMENTS[name]
     named = [place for place in places(document) if place and isinstance(place[-1], str)]
     *where, key = data.draw(st.sampled_from(named))
@@ -109,6 +114,7 @@ def test_a_place_that_is_missing_or_too_many_is_named(tmp_path, name, data):
         try:
             read(path)
         except UserError as error:
+            tried(f"a key missing in {name}, or one too many", NAMED)
             assert is_one_short_line_about(path, error)  # noqa: PT017
             assert said in str(error)  # noqa: PT017
         else:  # a mapping whose names are free
@@ -118,7 +124,7 @@ def test_a_place_that_is_missing_or_too_many_is_named(tmp_path, name, data):
 @pytest.mark.parametrize("kind", TABLES, ids=lambda kind: kind.__name__)
 @any_of
 @given(data=st.data())
-def test_any_text_in_any_cell_is_read_as_it_is_or_named_in_one_short_line(tmp_path, kind, data):
+def test_any_text_in_any_cell_is_read_as_it_is_or_named_in_one_short_line(tmp_path, tried, kind, data):
     header, *rows = csv.reader(TABLES[kind].splitlines())
     row, column = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.integers(0, len(header) - 1))
     rows[row][column] = data.draw(TEXT | st.sampled_from(["nan", "inf", "-1", "1e999", "9" * 5000, "x" * 5000, "0x1"]))
@@ -129,8 +135,10 @@ def test_any_text_in_any_cell_is_read_as_it_is_or_named_in_one_short_line(tmp_pa
     try:
         read = read_csv(path, kind)
     except UserError as error:
+        tried("any text in a cell of a table", NAMED)
         assert is_one_short_line_about(path, error)  # noqa: PT017
     else:
+        tried("any text in a cell of a table", READ)
         value = list(read[row].model_dump(by_alias=True).items())
         value = dict(value)[header[column]]
         assert type(value)(rows[row][column]) == value
@@ -139,7 +147,7 @@ def test_any_text_in_any_cell_is_read_as_it_is_or_named_in_one_short_line(tmp_pa
 @pytest.mark.parametrize("kind", TABLES, ids=lambda kind: kind.__name__)
 @any_of
 @given(data=st.data())
-def test_a_table_in_which_any_part_is_replaced_is_read_or_named_in_one_short_line(tmp_path, kind, data):
+def test_a_table_in_which_any_part_is_replaced_is_read_or_named_in_one_short_line(tmp_path, tried, kind, data):
     text = TABLES[kind]
     begin, end = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(text))])))
     path = tmp_path / "table.csv"
@@ -147,5 +155,7 @@ def test_a_table_in_which_any_part_is_replaced_is_read_or_named_in_one_short_lin
     path.write_bytes((text[:begin] + replacement + text[end:]).encode())
     try:
         assert all(isinstance(row, kind) for row in read_csv(path, kind))
+        tried("any part of a table replaced", READ)
     except UserError as error:
+        tried("any part of a table replaced", NAMED)
         assert is_one_short_line_about(path, error)  # noqa: PT017

@@ -2,7 +2,7 @@ import math
 
 import pytest
 from dvc.utils.serialize import parse_yaml as parse_as_dvc
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.common.errors import UserError
@@ -108,12 +108,14 @@ def test_aliases_of_aliases_take_no_more_memory_than_their_text():
     assert len(parse_yaml(BOMB, "params.yaml")) == 21  # 9**20 words when written out
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=st.sampled_from("!&*%@`|>{}[]<:,-?#'\"ab1. \n\t~"), max_size=40) | st.text(max_size=40))
-def test_any_text_is_a_document_or_refused_in_one_line(text):
+def test_any_text_is_a_document_or_refused_in_one_line(tried, text):
     try:
         parse_yaml(text, "params.yaml")
+        tried("any text as YAML", "read as it is")
     except UserError as error:
+        tried("any text as YAML", "named in one line")
         assert str(error).isprintable()  # noqa: PT017
         assert len(str(error)) < 400  # noqa: PT017
 

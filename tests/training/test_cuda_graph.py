@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stages.training.cuda_graph import WARM_UP, Replayed
 from stages.training.device import Backend
+from stages.training.distributed import Processes
 from stages.training.loop import train
 from tests.training.toys import CPU, dataset, model, recipe
 
@@ -105,6 +106,15 @@ def test_a_training_by_replays_has_the_bytes_of_an_eager_one(twins, name):
     assert replayed.history == eager.history
     assert all(torch.equal(tensor, eager.tensors[key]) for key, tensor in replayed.tensors.items())
     assert all(torch.equal(tensor, eager.best_weights[key]) for key, tensor in replayed.best_weights.items())
+
+
+def test_one_process_on_a_gpu_replays_and_no_other(twins):
+    def function(argument: Tensor) -> Tensor:
+        return argument
+
+    for name, world_size, replays in (("cuda", 1, True), ("cuda", 2, False), ("cpu", 1, False), ("cpu", 2, False)):
+        backend = Backend(torch.device(name), "fp32", compile=False, processes=Processes(0, world_size))
+        assert isinstance(backend.replayed(function, []), Replayed) == replays
 
 
 @pytest.mark.cuda

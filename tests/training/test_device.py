@@ -11,6 +11,7 @@ from torch import nn
 from stages.common.errors import UserError
 from stages.training import device
 from stages.training.device import COMPILE_FROM_IMAGES, Backend, choose_backend
+from stages.training.distributed import Processes
 from tests.training.toys import recipe
 
 
@@ -147,6 +148,20 @@ print(seen)
     environment = os.environ | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[(False, True), (True, True)]\n"
+
+
+def test_one_process_compiles_a_whole_graph_and_several_may_break_it():
+    """DistributedDataParallel breaks the graph; alone, a break would cost speed without a word."""
+
+    def broken(x: int) -> int:
+        torch._dynamo.graph_break()
+        return x + 1
+
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        Backend(torch.device("cpu"), "fp32", compile=True).compiled(broken)(1)
+    together = Backend(torch.device("cpu"), "fp32", compile=True, processes=Processes(0, 2))
+    assert together.compiled(broken)(1) == 2
+    assert Backend(torch.device("cpu"), "fp32", compile=False).compiled(broken) is broken
 
 
 def test_placing_a_model_lays_its_convolutions_out_channels_last(no_gpu):

@@ -7,10 +7,13 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stages.common.errors import UserError
 from stages.training import tensor_file
 from stages.training.weights import Card, load_model, to_bytes
+from tests.any_value import JSON, found, places, replaced
 from tests.training.toys import dataset, model, recipe
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +62,14 @@ def test_safetensors_own_reader_finds_the_same_tensors_and_one_entry_of_metadata
         assert set(file.keys()) == set(expected)
 
 
+def test_the_tensors_begin_at_a_multiple_of_eight_bytes_the_larger_types_first():
+    for letters in range(8):
+        content = tensor_file.to_bytes({"x": "y" * letters}, {"a": torch.ones(3), "b": torch.tensor(7)})
+        size = int.from_bytes(content[:8], "little")
+        assert size % 8 == 0
+        assert content[8 + size :] == (7).to_bytes(8, "little") + 3 * b"\0\0\x80\x3f"  # float32 1.0
+
+
 def test_the_bytes_do_not_depend_on_the_interpreters_hash_seed():
     code = (
         "import hashlib, tests.training.test_weights as t; from stages.training.weights import to_bytes;"
@@ -73,7 +84,7 @@ def test_the_bytes_do_not_depend_on_the_interpreters_hash_seed():
     assert len(digests) == 1
 
 
-def test_any_flipped_bit_is_found():
+def test_any_flipped_bit_is_found(tried):
     """100 bits over the whole file, and 100 over its header, where the card and the layout are."""
     draw = random.Random(1)
     header = 8 + int.from_bytes(CONTENT[:8], "little")
@@ -85,11 +96,34 @@ def test_any_flipped_bit_is_found():
         try:
             card, tensors = tensor_file.from_bytes(bytes(damaged))
         except ValueError:
+            tried("a flipped bit of a model file", "named in one line")
             continue
+        tried("a flipped bit of a model file", "read as it is")
         used += 1  # a bit that means nothing, such as a space turned into another character JSON passes over
         assert (card, sorted(tensors)) == (CARD.model_dump(mode="json"), sorted(build().state_dict()))
         assert all(torch.equal(tensor, build().state_dict()[name]) for name, tensor in tensors.items())
     assert used < 10
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_any_place_of_the_card_is_read_as_it_is_or_named_in_one_line(tmp_path, tried, data):
+    """As if the digest agreed: `to_bytes` counts it anew."""
+    card = CARD.model_dump(mode="json")
+    place, value = data.draw(st.sampled_from(list(places(card)))), data.draw(JSON)
+    card = replaced(card, place, value)
+    path = tmp_path / "cnn.safetensors"
+    path.write_bytes(tensor_file.to_bytes(card if isinstance(card, dict) else {}, build().state_dict()))
+    try:
+        loaded = load_model(path)
+    except UserError as error:
+        tried("any value in a model card", "named in one line")
+        assert str(error).startswith(f"{path}: not a model of this pipeline (")  # noqa: PT017
+        assert str(error).isprintable()  # noqa: PT017
+        assert len(str(error)) < len(str(path)) + 1000  # noqa: PT017
+    else:
+        tried("any value in a model card", "read as it is")
+        assert found(loaded.card, place) == value
 
 
 def with_card(**changes: object) -> bytes:
