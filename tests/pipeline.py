@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dvc.repo import Repo
+
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "data.source=digits",
@@ -97,6 +99,11 @@ class Clone:
 
     def repro(self) -> list[str]:
         return stages_run(self.dvc("repro"))
+
+    def stale(self) -> set[str]:
+        """The stages that `dvc status` names."""
+        with Repo(str(self.folder), config={"core": {"site_cache_dir": self.env["DVC_SITE_CACHE_DIR"]}}) as repo:
+            return set(repo.status())
 
     def replace(self, name: str, old: str, new: str) -> None:
         """Change a file as an editor does."""

@@ -21,6 +21,7 @@ from stages.common import cli
 from stages.common.errors import UserError, listed, printable
 from stages.common.formats import COMPARISONS, TRAIN_METRICS, Comparison, Metrics
 from stages.common.params import PARAMS
+from stages.reporting.provenance import flat
 
 LONGEST = 400  # characters of the changes of an experiment
 NAMES, CHANGES = 14, 18  # characters that these columns have at least
@@ -109,15 +110,12 @@ def figures(revision: dict[str, Any]) -> dict[str, str] | None:
 
 def parameters(revision: dict[str, Any]) -> dict[str, str]:
     """Every parameter by its dotted name, as a person writes it."""
-
-    def flat(prefix: str, value: Any) -> dict[str, str]:
-        if isinstance(value, dict):
-            return {name: text for key, item in value.items() for name, text in flat(f"{prefix}.{key}", item).items()}
-        text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-        return {prefix[1:]: text}
-
     content = ((revision["data"] or {}).get("params") or {}).get(str(PARAMS), {}).get("data")
-    return flat("", content) if isinstance(content, dict) else {}
+    return {name: written(value) for name, value in flat(content).items()} if isinstance(content, dict) else {}
+
+
+def written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> str:

@@ -5,7 +5,6 @@ python -m stages.commands.curve train.weight_decay --to curve.png
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from stages.common.errors import UserError, listed
 from stages.common.files import write_bytes
 from stages.evaluation.significance import accuracy_interval
 from stages.reporting.figures import MARKERS
+from stages.reporting.provenance import flat
 from stages.reporting.wording import percent
 
 FORMS = ("png", "svg")
@@ -89,18 +89,9 @@ def read_rows(revision: str | None, own: dict[str, Any], parameter: str) -> dict
 def split(recipe: Any, parameter: str) -> tuple[str | None, str]:
     """The value of a parameter in a training's recipe, None where it has no part in it; and the rest. Both as JSON."""
     command, deps, params = recipe
-    values = dict(pair for file in params.values() for pair in flat("", file))
+    values = {name: value for file in params.values() for name, value in flat(file).items()}
     value = json.dumps(values.pop(parameter)) if parameter in values else None
     return value, json.dumps([command, deps, values], sort_keys=True)
-
-
-def flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every parameter by its dotted name."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from flat(f"{prefix}.{key}" if prefix else key, item)
-    else:
-        yield prefix, value
 
 
 def is_number(values: pd.Series) -> bool:

@@ -3,6 +3,7 @@
 Accuracies and their differences are fractions, first less second; every interval is a 95 % interval.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ RESAMPLES = 9999
 # Seeds for a verdict. Of two, the t distribution has one degree of freedom: an interval is 12.7 standard errors wide on
 # either side, and holds only as far as the tails of the differences are those of a normal distribution.
 ENOUGH_SEEDS = 3
+POWER = 0.8  # share of studies that would find a difference, see `seeds_to_find`
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,29 @@ def compare_over_seeds(first: np.ndarray, second: np.ndarray, images: int) -> Co
         first, second: accuracies, float S each, of the same S seeds in the same order; S is two or more.
         images: number of test images on which each accuracy was measured.
     """
-    differences = first - second  # S
-    seeds, mean = len(differences), float(differences.mean())
-    error = max(float(differences.std(ddof=1)), 1 / images) / np.sqrt(seeds)  # standard error of the mean
+    seeds, mean = len(first), float((first - second).mean())
+    error = _spread(first, second, images) / np.sqrt(seeds)  # standard error of the mean
     half = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * error
     p = 2 * stats.t.sf(abs(mean) / error, seeds - 1)
     return Comparison(mean, (float(max(mean - half, -1)), float(min(mean + half, 1))), float(p))
+
+
+def seeds_to_find(difference: float, first: np.ndarray, second: np.ndarray, images: int) -> int:
+    """Number of seeds, at most MOST_SEEDS, with which a share POWER of the studies would find this difference.
+
+    By the power of the paired t test (Cohen 1988, chapter 2), if accuracies spread as these do over the seeds.
+
+    Args:
+        first, second, images: see `compare_over_seeds`.
+    """
+
+    def power(seeds: int) -> float:
+        error = _spread(first, second, images) / np.sqrt(seeds)
+        return stats.nct.sf(stats.t.ppf((1 + LEVEL) / 2, seeds - 1), seeds - 1, difference / error)
+
+    return 2 + bisect_left(range(2, MOST_SEEDS), POWER, key=power)
+
+
+def _spread(first: np.ndarray, second: np.ndarray, images: int) -> float:
+    """Standard deviation of the differences between seeds, at least one test image."""
+    return max(float((first - second).std(ddof=1)), 1 / images)

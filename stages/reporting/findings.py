@@ -1,10 +1,11 @@
 """The content of the report in sentences: questions, verdicts, and how to read them."""
 
+import numpy as np
 import pandas as pd
 
 from stages.common.dataset import DatasetInfo
 from stages.common.params import Params
-from stages.evaluation.significance import ENOUGH_SEEDS, SIGNIFICANT, Comparison, compare_over_seeds
+from stages.evaluation.significance import ENOUGH_SEEDS, SIGNIFICANT, Comparison, compare_over_seeds, seeds_to_find
 from stages.reporting.results import Pair, Results, Run
 from stages.reporting.wording import (
     p_value,
@@ -92,5 +93,13 @@ def notes(params: Params, results: Results) -> list[str]:
 
 
 def compare_seeds(pair: Pair, study: pd.DataFrame) -> Comparison:
-    first, second = (study["accuracy"][run.name].to_numpy() for run in (pair.first, pair.second))
-    return compare_over_seeds(first, second, images=len(pair.first.predictions))
+    return compare_over_seeds(*_accuracies(pair, study), images=len(pair.first.predictions))
+
+
+def needed_seeds(pair: Pair, study: pd.DataFrame, difference: float) -> int:
+    """Number of seeds that would find this difference between the two, see `seeds_to_find`."""
+    return seeds_to_find(difference, *_accuracies(pair, study), images=len(pair.first.predictions))
+
+
+def _accuracies(pair: Pair, study: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return study["accuracy"][pair.first.name].to_numpy(), study["accuracy"][pair.second.name].to_numpy()

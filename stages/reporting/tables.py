@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from stages.reporting.findings import compare_seeds
+from stages.reporting.findings import compare_seeds, needed_seeds
 from stages.reporting.results import Pair, Results, Run
 from stages.reporting.wording import (
     LONG,
@@ -22,6 +22,7 @@ from stages.reporting.wording import (
 
 MANY_CLASSES = 30  # above which the report names the most confused pairs, and the worst and best classes
 NAMED = 10  # of each of those
+SMALL = 0.003  # a difference in accuracy, for which the report says how many seeds would find it
 
 
 def few(classes: Sized) -> bool:
@@ -108,6 +109,7 @@ def study_tables(study: pd.DataFrame, results: Results) -> dict:
             "Mean": points(over_seeds.difference),
             "95% interval": points_range(over_seeds.interval),
             "p": f"{over_seeds.p:.2g}",
+            f"Seeds to find {100 * SMALL:g} points": f"{needed_seeds(pair, study, SMALL):,}",
         }
         for pair, over_seeds in compared
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.evaluation.significance import accuracy_interval, compare_on_images, compare_over_seeds
+from stages.evaluation.significance import accuracy_interval, compare_on_images, compare_over_seeds, seeds_to_find
 
 
 def answers(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,3 +118,24 @@ def test_recipes_that_never_differ_are_not_told_apart():
 def test_an_interval_over_seeds_ends_where_differences_do():
     comparison = compare_over_seeds(np.array([1.0, 0.6]), np.array([0.1, 0.4]), images=10)
     assert comparison.interval == (-1, 1)
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0.003, 10), (0.006, 34)])
+def test_the_seeds_that_find_a_difference_are_those_of_the_tables_of_power(spread, expected):
+    """Effects of 1 and 0.5 standard deviations: 10 and 34 pairs for a power of 80 % (Cohen 1988)."""
+    first = 0.9 + spread / np.sqrt(2) * np.array([-1, 1])  # whose standard deviation is `spread`
+    assert seeds_to_find(0.003, first, np.full(2, 0.9), images=10_000) == expected
+
+
+def test_studies_of_so_many_seeds_find_the_difference_in_four_of_five():
+    random = np.random.default_rng(0)
+    first = 0.9 + 0.006 / np.sqrt(2) * np.array([-1, 1])
+    seeds = seeds_to_find(0.003, first, np.full(2, 0.9), images=10_000)
+    drawn = random.normal(0.003, 0.006, (4000, seeds))
+    assert (stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_of_seeds_that_never_differ_the_step_of_an_image_counts_and_no_number_is_endless():
+    same = np.full(5, 0.9)
+    assert seeds_to_find(0.003, same, same, images=1000) == 4
+    assert seeds_to_find(1e-9, same, same, images=1000) == 10_000
