@@ -16,7 +16,7 @@ import pytest
 from tests.pipeline import ROOT, TRAININGS, Clone, stages_run
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "setpriv")
-EPOCHS = 20  # seconds of training, so that there is time to disturb it
+EPOCHS = 40  # seconds of training, so that there is time to disturb it
 RESULTS = ("models/cnn.safetensors", "metrics/train/cnn.json", "plots/history/cnn.csv")
 
 pytestmark = [
@@ -111,12 +111,15 @@ def lines_of_the_page(heading: str) -> list[str]:
     return block.replace("--nproc-per-node gpu", "--nproc-per-node 1").splitlines()
 
 
-def job(clone: Clone, index: str = "") -> str:
-    """The number of the running job, where there is one; of the one of this index in the array."""
-    listed = ask("squeue", "--noheader", "--states=running", "--format=%i %K", **clone.env)
-    return next(
-        (number for number, of_array in map(str.split, listed.splitlines()) if of_array == (index or "N/A")), ""
-    )
+def job(clone: Clone, index: str = "N/A") -> str:
+    """The number of the running job; of the one of this index in the array."""
+
+    def running() -> list[str]:
+        listed = ask("squeue", "--noheader", "--states=running", "--format=%i %K", **clone.env)
+        return [number for number, of_array in map(str.split, listed.splitlines()) if of_array == index]
+
+    wait_for(running)
+    return running()[0]
 
 
 def kill(clone: Clone, job: str) -> None:
@@ -164,7 +167,7 @@ def test_a_job_that_ends_in_an_epoch_goes_on_on_another_node_to_the_same_bytes(c
     assert submitted.returncode != 0
     assert "Traceback" not in log
     if end is cancel:
-        assert f"JOB {number} ON n1 CANCELLED" in log.splitlines()[-1]
+        assert f"JOB {number} ON n1 CANCELLED" in log
 
     clone.run("bash", "-c", line.replace("sbatch", "sbatch --nodelist n2"))
     assert "cnn: resumed after epoch" in clone.read(".dvc/tmp/repro.log")
