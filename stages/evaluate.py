@@ -72,17 +72,17 @@ def check_models(runs: list[str]) -> None:
 
 def gathered_histories(runs: list[str]) -> list[formats.Curve]:
     """All histories in one table."""
-    rows = ((run, row) for run in runs for row in read_csv(formats.of_run(formats.HISTORY, run), formats.Epoch))
+    rows = ((run, row) for run in runs for row in read_csv(of_run(formats.HISTORY, run), formats.Epoch))
     return [formats.Curve(run=run, **row.model_dump()) for run, row in rows]
 
 
 def load_run(run: str, info: DatasetInfo) -> Classifier:
     path = of_run(formats.MODELS, run)
     classifier = load_model(path)
-    of, trained = classifier.card.recipe.run, classifier.card.data
+    of = classifier.card.recipe.run
     if of != run:
         raise UserError(f"{path}: holds the model of run {of}; delete it and train {run} with `dvc repro`")
-    if (trained.classes, trained.image_size) != (info.classes, info.image_size):
+    if not classifier.card.data.fits(info):
         raise UserError(f"{path}: trained on other classes or sizes than data/ holds; train it with `dvc repro`")
     return classifier
 

@@ -5,7 +5,7 @@ python -m stages.report
 
 import json
 import textwrap
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,4 +75,4 @@ def gather(params: Params, info: DatasetInfo, results: Results) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    cli.run(main, ArgumentParser(prog="report", description="Write what the runs show as a page, and print it."))
+    cli.run(main, cli.parser("report", __doc__))

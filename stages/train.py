@@ -21,9 +21,10 @@ from stages.common.params import Recipe, load_params
 from stages.training.checkpoint import FOLDER, Checkpoint, Recorder, fingerprint
 from stages.training.device import Backend, choose_backend, explained
 from stages.training.distributed import check_processes, joined_processes
-from stages.training.loop import State, train
+from stages.training.loop import train
 from stages.training.models import build_model, count_parameters
 from stages.training.progress import Progress
+from stages.training.state import State
 from stages.training.weights import Card, to_bytes
 
 
@@ -68,6 +69,7 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs, backend: Backend
     try:
         state = train(model, dataset, recipe, backend, resumed, Recorder(recipe, checkpoint, progress))
     except KeyboardInterrupt as stopped:
+        checkpoint.close()
         epoch = max(finished, checkpoint.saved)
         stopped.add_note(f"run the same command to resume {recipe.run} after epoch {epoch}" if epoch else "no epoch of "
                          f"{recipe.run} was finished; run the same command to start it again")  # fmt: skip

@@ -17,7 +17,7 @@ from filelock import FileLock
 from stages.common.dataset import Counts, DatasetInfo, Split, write_dataset
 from stages.common.params import PARAMS
 from stages.common.yaml12 import read_yaml
-from tests.pipeline import SMALL, Clone
+from tests.pipeline import DEFAULTS, SMALL, Clone
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,7 +109,7 @@ def prepare() -> Callable[..., None]:
             std=[0.29, 0.29, 0.29],
         )
         write_dataset(info, noise(train), noise(test))
-        params = read_yaml(ROOT / PARAMS)
+        params = read_yaml(DEFAULTS)
         params["data"]["image_size"] = size
         params["train"] |= {"batch_size": 16, "learning_rate": 0.01}
         params["cnn"]["epochs"] = params["resnet"]["epochs"] = 2

@@ -1,16 +1,39 @@
 """The pipeline in a folder of its own, run by the real make and dvc, with data and models small enough for a test."""
 
+import atexit
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
 from dvc.repo import Repo
 
+from stages.common.yaml12 import parse_yaml, read_yaml
+from stages.reporting.provenance import flat
+
 ROOT = Path(__file__).parents[1]
+
+
+def _defaults() -> Path:
+    """params.yaml with the project's own values, also where an experiment or `make demo` has changed them."""
+    path = ROOT / "params.yaml"
+    ask = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    on_demo = ask(["git", "merge-base", "--is-ancestor", "demo", "HEAD"]).returncode == 0
+    shown = ask(["git", "show", f"{'demo^' if on_demo else 'HEAD'}:./params.yaml"])
+    if shown.returncode or flat(parse_yaml(shown.stdout, path)).keys() != flat(read_yaml(path)).keys():
+        return path  # of a work in progress
+    copy = Path(tempfile.mkdtemp()) / "params.yaml"
+    copy.write_text(shown.stdout)
+    atexit.register(shutil.rmtree, copy.parent)
+    return copy
+
+
+DEFAULTS = _defaults()
 SMALL = [
     "data.source=digits",
     "data.image_size=8",
@@ -54,13 +77,15 @@ class Clone:
 
     @classmethod
     def of_work_tree(cls, folder: Path, **env: str) -> "Clone":
-        """The files of this work tree, committed on the branch main."""
+        """The files of this work tree, without results of its own, committed on the branch main."""
         clone = cls(folder, **env)
         listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         for name in subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0"):
-            if (ROOT / name).is_file():
+            result = name == "dvc.lock" or re.match(r"(metrics|plots)/.*\.(json|csv)$", name)
+            if (ROOT / name).is_file() and not result:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
+        shutil.copy(DEFAULTS, folder)
         (folder / ".venv").symlink_to(sys.prefix)  # a link, which make leaves alone
         clone.run("git", "init", "--quiet", "--initial-branch", "main")
         clone.run("git", "config", "user.name", "somebody")
@@ -103,7 +128,7 @@ class Clone:
     def stale(self) -> set[str]:
         """The stages that `dvc status` names."""
         with Repo(str(self.folder), config={"core": {"site_cache_dir": self.env["DVC_SITE_CACHE_DIR"]}}) as repo:
-            return set(repo.status())
+            return {name.rpartition(":")[2] for name in repo.status()}  # which have a path before them from elsewhere
 
     def replace(self, name: str, old: str, new: str) -> None:
         """Change a file as an editor does."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-DEFAULTS = Path(__file__).parents[1] / "params.yaml"
+from tests.pipeline import DEFAULTS
 
 
 def set_params(source: str, path: object = "null") -> None:

@@ -18,11 +18,11 @@ from stages.common.files import write_csv
 from stages.common.formats import Epoch
 from stages.common.params import load_params
 from stages.training.checkpoint import Checkpoint
-from stages.training.loop import State
 from stages.training.models import build_model
+from stages.training.state import State
 from stages.training.weights import Card, load_model, to_bytes
+from tests.pipeline import DEFAULTS
 
-ROOT = Path(__file__).parents[1]
 RUNS = {"third": 1e-4, "one": 5e-4, "two": 5e-4}  # weight decays; their results are in the order of the names
 IMAGES = 30
 
@@ -67,7 +67,7 @@ def history_row(epoch: int, number: int) -> Epoch:
 
 
 def write_project(classes: list[str], runs: dict[str, float], compare: dict[str, list[str]]) -> np.ndarray:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"compare": compare}
+    params = yaml.safe_load((DEFAULTS).read_text()) | {"compare": compare}
     Path("params.yaml").write_text(yaml.safe_dump(params))
     Path("dvc.yaml").write_text(
         yaml.safe_dump({"stages": {"train": {"foreach": {run: {} for run in runs}}}}, sort_keys=False)

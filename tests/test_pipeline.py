@@ -10,7 +10,7 @@ import pytest
 
 from stages.common.params import PIPELINE, load_params
 from stages.common.yaml12 import read_yaml
-from tests.pipeline import ROOT, RUNS, STAGES, TRAININGS, append, stages_run
+from tests.pipeline import DEFAULTS, ROOT, RUNS, STAGES, TRAININGS, append, stages_run
 
 DEFINITIONS = read_yaml(ROOT / PIPELINE)["stages"]
 BELOW = {  # the folders that the modules of a folder may import
@@ -172,9 +172,7 @@ def test_every_module_lies_in_a_folder_of_the_contract():
 
 def test_a_training_depends_on_every_parameter_of_its_section():
     listed = {param for param in DEFINITIONS["train"]["do"]["params"] if param.startswith("train.")}
-    assert listed | {"train.weight_decay"} == {
-        f"train.{name}" for name in load_params(ROOT / "params.yaml").train.model_dump()
-    }
+    assert listed | {"train.weight_decay"} == {f"train.{name}" for name in load_params(DEFAULTS).train.model_dump()}
 
 
 def test_the_pipeline_file_is_read_in_a_minute_and_describes_every_stage(finished):

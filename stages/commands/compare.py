@@ -36,7 +36,7 @@ class Experiment:
 
 def main(args: Namespace) -> None:
     experiments, passed_over, unsaved = read_experiments(exp_show(args.commits))
-    console = Console(width=args.width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    console = Console(width=args.width, markup=False, highlight=False, emoji=False)
     for table in tables(experiments, args.width):
         console.print(table)
         print()

@@ -13,7 +13,6 @@ from stages.reporting import drawing  # isort: skip - before matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from stages.commands.seeds import experiments, read_results, read_trainings
 from stages.common import cli
@@ -21,7 +20,7 @@ from stages.common.dataset import read_info
 from stages.common.errors import UserError, listed
 from stages.common.files import write_bytes
 from stages.evaluation.significance import accuracy_interval
-from stages.reporting.figures import MARKERS
+from stages.reporting.figures import MARKERS, percent_ticks
 from stages.reporting.provenance import flat
 from stages.reporting.wording import percent
 
@@ -43,7 +42,7 @@ def main(args: Namespace) -> None:
 
 
 def read_dots(parameter: str) -> tuple[pd.DataFrame, list[str]]:
-    """The trainings that came from what those of the workspace came from, but for the parameter and the seed.
+    """The trainings whose recipes differ from those of the workspace in this parameter and the seed only.
 
     Returns:
         A row for each run, value and seed: run, value, seed, accuracy, sorted by value and seed; values are numbers if
@@ -87,7 +86,7 @@ def read_rows(revision: str | None, own: dict[str, Any], parameter: str) -> dict
 
 
 def split(recipe: Any, parameter: str) -> tuple[str | None, str]:
-    """The value of a parameter in a training's recipe, None where it has no part in it; and the rest. Both as JSON."""
+    """The value of a parameter in a training's recipe, None if it has none; and the rest. Both as JSON."""
     command, deps, params = recipe
     values = {name: value for file in params.values() for name, value in flat(file).items()}
     value = json.dumps(values.pop(parameter)) if parameter in values else None
@@ -118,7 +117,7 @@ def draw(dots: pd.DataFrame, parameter: str, images: int) -> Figure:
     if is_number(values) and values.min() > 0 and values.max() >= 10 * values.min():
         axes.set_xscale("log")
     axes.set(xlabel=parameter, ylabel="Test accuracy, with 95% interval")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    percent_ticks(axes.yaxis)
     axes.grid(axis="y")
     axes.legend()
     return figure

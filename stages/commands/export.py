@@ -48,7 +48,7 @@ def main(args: Namespace) -> None:
 
 
 def model_card(classifier: Classifier, file: str) -> str:
-    """The model card as Markdown for people."""
+    """The model card as Markdown."""
     recipe, data = classifier.card.recipe, classifier.card.data
     settings = recipe.settings.model_dump() | recipe.train.model_dump() | recipe.augment.model_dump()
     size, count = data.image_size, len(data.classes)

@@ -22,8 +22,8 @@ def main(args: Namespace) -> None:
     if args.jpeg is not None and not 1 <= args.jpeg <= 95:
         raise UserError(f"--jpeg {args.jpeg}: choose a quality from 1 to 95")
     dataset = read_dataset()
-    form, options = ("png", {}) if args.jpeg is None else ("jpg", {"quality": args.jpeg, "subsampling": "4:2:0"})
-    format = Image.registered_extensions()[f".{form}"]
+    jpeg = {"quality": args.jpeg, "subsampling": "4:2:0"}
+    form, format, options = ("png", "PNG", {}) if args.jpeg is None else ("jpg", "JPEG", jpeg)
     with replacing(args.to) as file, tarfile.open(fileobj=file, mode="w") as tar:
         for split, (images, labels) in (("train", dataset.train), ("test", dataset.test)):
             for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):

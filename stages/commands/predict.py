@@ -20,8 +20,8 @@ if not __package__:  # run as a file
 from stages.common import cli
 from stages.common.dataset import DatasetInfo, read_info, read_split
 from stages.common.errors import UserError, printable
+from stages.common.files import read_bytes
 from stages.datasets.image import MAX_FILE_BYTES, decode
-from stages.datasets.source import read_file
 from stages.training.weights import Classifier, load_model
 
 TOP = 3  # classes named for an image
@@ -49,7 +49,7 @@ def examples(trained: DatasetInfo, count: int) -> list[tuple[str, np.ndarray]]:
         count: number of images.
     """
     info = read_info()
-    if (info.classes, info.image_size) != (trained.classes, trained.image_size):
+    if not info.fits(trained):
         raise UserError("--examples: data/ holds other classes or sizes than this model was trained on")
     test = read_split("test", info)
     if not 1 <= count <= len(test.labels):
@@ -62,7 +62,10 @@ def read_images(paths: list[Path], size: int, refused: list[Path]) -> Iterator[t
     """The name and image of each file, uint8 size×size×3. One that cannot be read costs a line and joins `refused`."""
     for path in paths:
         try:
-            yield printable(path), decode(read_file(path, MAX_FILE_BYTES), size, printable(path))
+            yield (
+                printable(path),
+                decode(read_bytes(path, MAX_FILE_BYTES, missing="no such file"), size, printable(path)),
+            )
         except UserError as error:
             print(f"predict: {error}", file=sys.stderr, flush=True)
             refused.append(path)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from stages.common import cli
 from stages.common.errors import UserError, listed, printable
-from stages.common.files import write_csv
+from stages.common.files import read_bytes, write_csv
 from stages.common.formats import SEEDS, TRAIN_METRICS, Metrics, SeedResult, of_run
 from stages.common.params import PARAMS, load_params
 from stages.common.yaml12 import parse_yaml
@@ -82,9 +82,7 @@ def experiments() -> list[tuple[str, str]]:
 def read(revision: str | None, path: Path) -> bytes:
     """The content of a file in a revision, or in the workspace."""
     if revision is None:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run `dvc repro` first")
-        return path.read_bytes()
+        return read_bytes(path, missing="no such file; run `dvc repro` first")
     shown = subprocess.run(["git", "show", f"{revision}:./{path}"], capture_output=True)
     if shown.returncode:
         raise UserError(f"has no {path}")

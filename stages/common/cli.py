@@ -1,4 +1,4 @@
-"""How every stage and command starts and ends: a user's mistake ends in one line, a bug of ours in a traceback."""
+"""Start and end of every stage and command: a user's mistake ends in one line, a bug in a traceback."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def parser(prog: str, doc: str | None) -> ArgumentParser:
-    """A parser that describes the program by the first line of its module's docstring, where Python has kept it."""
+    """A parser that describes the program by the first line of its module's docstring (none under `python -OO`)."""
     return ArgumentParser(prog=prog, description=(doc or "").partition("\n")[0])
 
 
@@ -60,7 +60,7 @@ def _open_streams() -> None:
 
 
 def _end_with_dvc() -> None:
-    """Have this process get SIGTERM when the DVC that started it is gone, since nobody would take its results."""
+    """Send this process SIGTERM when the DVC that started it has ended, since nobody would use its results."""
     if "DVC_STAGE" not in os.environ:  # which DVC sets for a stage and all that it starts
         return
     import psutil  # here, because a stage that DVC did not start does not need it

@@ -1,4 +1,4 @@
-"""data/: both splits as arrays, train.npz and test.npz, and what they are, dataset.json."""
+"""data/: the arrays of both splits (train.npz, test.npz) and their description (dataset.json)."""
 
 import zipfile
 from pathlib import Path
@@ -40,8 +40,12 @@ class DatasetInfo(Section):
     @model_validator(mode="after")
     def classes_differ(self) -> "DatasetInfo":
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError("a name stands twice in classes")
+            raise ValueError("classes has a name twice")
         return self
+
+    def fits(self, other: "DatasetInfo") -> bool:
+        """True if a model trained on one data set can be tested on the other."""
+        return (self.classes, self.image_size) == (other.classes, other.image_size)
 
 
 class Dataset(NamedTuple):
@@ -78,7 +82,7 @@ def read_split(name: str, info: DatasetInfo, folder: Path = DATA) -> Split:
         if not path.is_file():
             raise UserError(f"{path}: no such file; make it with `dvc repro download`")
         with np.load(path, allow_pickle=False) as arrays:
-            split = Split(arrays["images"], arrays["labels"])  # whose checksums zipfile compares
+            split = Split(arrays["images"], arrays["labels"])  # zipfile verifies their checksums
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
         raise UserError(f"{path}: cannot be read ({printable(error)}); make it with `dvc repro -f download`") from error
     if (

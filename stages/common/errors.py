@@ -28,9 +28,7 @@ class _Short(reprlib.Repr):
 
 def shown(value: object) -> str:
     """A value as a message quotes it: printable and short, whatever it is."""
-    short = _Short().repr(value)
-    short = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in short[: 2 * SHOWN + 1])
-    return short if len(short) <= 2 * SHOWN else f"{short[: 2 * SHOWN]}..."
+    return printable(_Short().repr(value), 2 * SHOWN)
 
 
 def printable(text: object, most: int = 300) -> str:

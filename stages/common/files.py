@@ -7,6 +7,7 @@ import io
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,8 @@ Content = TypeVar("Content", bound=BaseModel)
 def replacing(path: Path, synced: bool = True) -> Iterator[IO[bytes]]:
     """Open a new file beside `path` for writing; when the block ends without an error, rename it to `path`.
 
-    The new file has a name of its own and follows no link. What a killed process left beside is removed; git and DVC
-    ignore its name. Missing folders are made.
+    The new file has a name of its own and follows no link. A leftover temporary file of a killed process is removed;
+    git and DVC ignore its name. Missing folders are made.
 
     Raises:
         OSError: with the name of the file, also where the disk is full.
@@ -65,7 +66,7 @@ def write_json(path: Path, content: BaseModel) -> None:
 def write_csv(path: Path, kind: type[BaseModel], rows: Sequence[BaseModel], synced: bool = True) -> None:
     """Write a line for each row, each of `kind`, with floats to eight significant digits."""
     file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, _columns(kind), lineterminator="\n")
+    writer = csv.DictWriter(file, columns(kind), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         values = row.model_dump(by_alias=True)
@@ -73,20 +74,26 @@ def write_csv(path: Path, kind: type[BaseModel], rows: Sequence[BaseModel], sync
     write_bytes(path, file.getvalue().encode(), synced)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a regular file of at most MAX_BYTES.
+def read_bytes(path: Path, most: int = MAX_BYTES, missing: str = "no such file; make it with `dvc repro`") -> bytes:
+    """The content of a regular file of at most `most` bytes. A device or a pipe is refused without waiting for it.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: there is no such file (`missing` says so), it is larger, or it cannot be read.
     """
+    where = printable(path)
     try:
-        if not path.is_file():
-            raise UserError(f"{printable(path)}: no such file; make it with `dvc repro`")
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{printable(path)}: larger than {MAX_BYTES:,} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be read: {error.strerror}") from error
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{where}: not a regular file")
+            content = file.read(most + 1) if status.st_size <= most else b""
+            if status.st_size > most or len(content) > most:
+                raise UserError(f"{where}: larger than {most:,} bytes")
+            return content
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: {missing}") from error
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in the name
+        raise UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_json(path: Path, kind: type[Content]) -> Content:
@@ -107,38 +114,29 @@ def read_csv(path: Path, kind: type[Content]) -> list[Content]:
     Raises:
         UserError: the file is missing, or holds something else.
     """
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        if reader.fieldnames != _columns(kind):
-            raise UserError(f"{path}: its columns are not {', '.join(_columns(kind))}; make it again with `dvc repro`")
+        reader = csv.DictReader(io.StringIO(read_bytes(path).decode(), newline=""), strict=True)
+        if reader.fieldnames != columns(kind):
+            raise UserError(f"{path}: its columns are not {', '.join(columns(kind))}; make it again with `dvc repro`")
         rows = TypeAdapter(list[kind])  # type: ignore[valid-type]
         return rows.validate_python(list(reader), strict=False)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}; make it again with `dvc repro`") from error
-    except csv.Error as error:
+    except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: no table ({error}); make it again with `dvc repro`") from error
 
 
-def _text(path: Path) -> str:
-    try:
-        return read_bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no text ({error}); make it again with `dvc repro`") from error
-
-
-def _columns(kind: type[BaseModel]) -> list[str]:
-    """The names of the columns: the fields that a class adds stand before those that it inherits."""
-    own = [name for name in kind.model_fields if name in kind.__annotations__]
-    fields = [*own, *(name for name in kind.model_fields if name not in own)]
-    return [kind.model_fields[name].alias or name for name in fields]
+def columns(kind: type[BaseModel]) -> list[str]:
+    """The names of the columns of a CSV file with rows of this kind."""
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 @contextmanager
 def locked(path: Path, held: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of this file, which ends with this process, however that ends.
+    """Hold the lock of this file; it is released when the process ends, however it ends.
 
     Args:
-        held: called where another process holds it. It may raise; otherwise this waits.
+        held: called if another process holds the lock. It may raise; otherwise this waits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:

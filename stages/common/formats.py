@@ -86,7 +86,7 @@ class Evaluation(Section):
 
 
 class Epoch(Section):
-    """A row of plots/history/RUN.csv. The training figures are those of the augmented batches as the epoch went on."""
+    """A row of plots/history/RUN.csv. Training figures are means over the augmented batches of the epoch."""
 
     epoch: Annotated[int, Field(ge=1)]
     train_loss: Annotated[float, Field(ge=0)]
@@ -97,10 +97,12 @@ class Epoch(Section):
     learning_rate: Annotated[float, Field(ge=0)]
 
 
-class Curve(Epoch):
-    """A row of plots/curves.csv: all histories in one table."""
-
+class OfRun(Section):
     run: Name
+
+
+class Curve(Epoch, OfRun):
+    """A row of plots/curves.csv: all histories in one table."""
 
 
 class Prediction(Section):
@@ -112,10 +114,9 @@ class Prediction(Section):
     confidence: Fraction
 
 
-class ClassScores(Section):
+class ClassScores(OfRun):
     """A row of plots/per_class.csv: a run and a class."""
 
-    run: Name
     class_: Annotated[Text, Field(alias="class")]
     images: Count  # in the test set
     precision: Fraction
@@ -123,10 +124,9 @@ class ClassScores(Section):
     f1: Fraction
 
 
-class CalibrationBin(Section):
+class CalibrationBin(OfRun):
     """A row of plots/calibration.csv: a run and a bin of confidence that holds images."""
 
-    run: Name
     lower: Fraction  # limits of the bin
     upper: Fraction
     images: Annotated[int, Field(ge=1)]

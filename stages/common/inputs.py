@@ -1,7 +1,7 @@
-"""What a stage began with, compared with what lies there before it writes.
+"""Inputs of a stage, checked for changes before it writes its results.
 
-DVC records parameters, code and data when a stage ends. Whoever edits params.yaml while a training runs would have its
-model credited to values that it was not trained with.
+DVC records parameters, code and data when a stage ends. If params.yaml is edited during a training, DVC would record
+values with which the model was not trained.
 """
 
 import os
@@ -14,7 +14,7 @@ from stages.common.errors import UserError, listed, printable
 from stages.common.files import sha256
 
 Settings = TypeVar("Settings")
-IGNORED = (".*", "*~", "Thumbs.db", "desktop.ini", "README.md")  # as in .dvcignore
+IGNORED = (".*", "*~", "Thumbs.db", "desktop.ini", "README.md")  # that .dvcignore names, and hidden files
 
 
 class Inputs(Generic[Settings]):
@@ -32,11 +32,9 @@ class Inputs(Generic[Settings]):
     def __init__(self, read: Callable[[], Settings], *paths: Path):
         self.read, self.paths = read, paths
         self.settings = read()
-        self.states = {path: _state(path) for path in (*_modules(), *_files(paths))}
-        digests = {str(path): sha256(path) for path in self.states}
-        modules = set(map(str, _modules()))
-        self.code = {path: digest for path, digest in digests.items() if path in modules}
-        self.data = {path: digest for path, digest in digests.items() if path not in modules}
+        modules, files = _modules(), _files(paths)
+        self.states = {path: _state(path) for path in (*modules, *files)}
+        self.code, self.data = ({str(path): sha256(path) for path in found} for found in (modules, files))
 
     def check(self) -> None:
         """Raise a UserError if settings, code or data are no longer what they were."""

@@ -81,7 +81,7 @@ class Resnet(Section):
 
 
 class Ablation(Section):
-    """`weight_decay` and others beside it, under names of their own."""
+    """`weight_decay`, and further values under other names."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[Name, WeightDecay]
@@ -90,7 +90,7 @@ class Ablation(Section):
 
 
 class Recipe(Section):
-    """All that the bytes of a trained model follow from, besides data and code."""
+    """Everything that determines a trained model besides data and code."""
 
     run: Name
     model: Literal["cnn", "resnet"]

@@ -7,20 +7,21 @@ from typing import Any
 import yaml
 
 from stages.common.errors import UserError, printable
+from stages.common.files import read_bytes
 
 MAX_BYTES = 2**20  # of a file
 
 
 class Yaml12(yaml.SafeLoader):
     """YAML 1.2, as DVC reads it: `1e-05`, which DVC writes for `-S train.weight_decay=1e-5`, is a number, and `no` a
-    word. PyYAML by itself reads YAML 1.1, for which it is the other way round."""
+    string. PyYAML's default, YAML 1.1, reads a string and a boolean."""
 
     yaml_implicit_resolvers: dict[str, list] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key stands here twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "this key is given twice", node.start_mark)
         return mapping
 
 
@@ -50,23 +51,15 @@ def parse_yaml(text: str, where: str | Path) -> Any:
     """
     try:
         return yaml.load(text, Yaml12)  # a SafeLoader
-    except (
-        yaml.YAMLError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # of a tag such as `!!bool x`
+    # A KeyError or an AttributeError comes of a tag such as `!!bool x`
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}: not valid YAML: {printable(error)}") from error
 
 
 def read_yaml(path: Path) -> Any:
     """The YAML 1.2 document in a file of at most MAX_BYTES."""
+    content = read_bytes(path, MAX_BYTES, missing="no such file here; run this in the folder of the project")
     try:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file here; run this in the folder of the project")
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes")
-        return parse_yaml(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
+        return parse_yaml(content.decode(), path)
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read: {printable(error)}") from error

@@ -18,8 +18,8 @@ import numpy as np
 
 from stages.common.dataset import Split
 from stages.common.errors import UserError, printable
-from stages.common.files import locked, write_bytes
-from stages.datasets.source import Source, read_file, resized
+from stages.common.files import locked, read_bytes, write_bytes
+from stages.datasets.source import Source, resized
 from stages.datasets.transfer import fetch
 
 if TYPE_CHECKING:
@@ -29,12 +29,11 @@ ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 ARCHIVE = "cifar-10-python.tar.gz"
-MAX_BYTES = 2**30
 WAYS_OUT = "without network, set data.path to a copy of the archive, or data.source to images or digits (make demo)"
 
 
 def read(path: Path | None, image_size: int) -> Source:
-    """CIFAR-10 from the cache, where it is downloaded to once, or from `path`, a copy of the archive.
+    """CIFAR-10 from `path`, a copy of the archive, or from the cache, downloading it there first if missing.
 
     Raises:
         UserError: the archive cannot be downloaded or read, or has another digest.
@@ -56,7 +55,7 @@ def _split(data: "CIFAR10", size: int) -> Split:
 
 
 def _cache() -> Path:
-    """A folder that all experiments of a user share, beside that of torch.hub."""
+    """A cache folder shared by all experiments of a user, next to torch.hub's."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = Path(os.environ.get("TORCH_HOME") or f"{caches}/torch")
     try:
@@ -88,7 +87,7 @@ def _private_folder(cache: Path) -> Iterator[Path]:
 
 def _local(path: Path) -> bytes:
     try:
-        content = read_file(path, MAX_BYTES)
+        content = read_bytes(path, missing="no such file")
     except UserError as error:
         raise UserError(f"data.path: {error}; it must be a copy of {ADDRESS}") from error
     wrong = _difference(content)
@@ -98,9 +97,9 @@ def _local(path: Path) -> bytes:
 
 
 def _cached(archive: Path, transfer: Path) -> bytes:
-    """The verified content of `archive`, which is downloaded, by way of `transfer`, where it is missing."""
+    """The verified content of `archive`; if it is missing, download it to `transfer` first."""
     if archive.exists():
-        content = read_file(archive, MAX_BYTES)
+        content = read_bytes(archive)
         wrong = _difference(content)
         if not wrong:
             print(f"CIFAR-10 from {printable(archive)}", flush=True)
@@ -109,7 +108,7 @@ def _cached(archive: Path, transfer: Path) -> bytes:
     print(f"downloading {ADDRESS} to {printable(archive)}", flush=True)
     try:
         fetch(ADDRESS, transfer, MD5)
-        content = read_file(transfer, MAX_BYTES)
+        content = read_bytes(transfer)
         wrong = _difference(content)
         if wrong:
             raise UserError(wrong)
@@ -120,7 +119,7 @@ def _cached(archive: Path, transfer: Path) -> bytes:
 
 
 def _difference(content: bytes) -> str:
-    """What tells the content from the official archive; empty if it is that."""
+    """The difference from the official archive in words; empty if there is none."""
     found = hashlib.sha256(content).hexdigest()
     if found == SHA256:
         return ""

@@ -1,11 +1,11 @@
-"""The one way in which the project reads an image file, for the download stage and for the predict command."""
+"""Image decoding, for the download stage and the predict command."""
 
 import io
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -54,7 +54,7 @@ def decode(content: bytes, size: int, where: str) -> np.ndarray:
 
 
 class _Content(io.BytesIO):
-    """A file's content that cannot be read over and over, as the tables of some formats can ask for."""
+    """Content with a limit on repeated reads, which the tables of some formats can cause."""
 
     def __init__(self, content: bytes):
         super().__init__(content)
@@ -64,7 +64,7 @@ class _Content(io.BytesIO):
         content = super().read(size)
         self.left -= len(content)
         if self.left < 0:
-            raise UserError("its tables name the same bytes over and over")
+            raise UserError("its tables refer to the same bytes too often")
         return content
 
 
@@ -77,10 +77,7 @@ def _bounds() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        if threading.current_thread() is threading.main_thread():
-            with _interrupted():
-                yield
-        else:
+        with _interrupted() if threading.current_thread() is threading.main_thread() else nullcontext():
             yield
 
 

@@ -9,17 +9,18 @@ from tqdm import tqdm
 
 from stages.common.dataset import Split
 from stages.common.errors import UserError, listed, printable
+from stages.common.files import read_bytes
 from stages.datasets.image import MAX_FILE_BYTES, decode
 from stages.datasets.layout import LAYOUT, SPLITS, Entry, Parts, Place, find_images, is_passed_over
-from stages.datasets.source import Source, read_file
+from stages.datasets.source import Source
 from stages.datasets.tar import Tar
 
 
 def read(path: Path | None, image_size: int) -> Source:
     """The images below `path`, a folder or a tar, classes and files in the order of their names.
 
-    The layout may lie in one enclosing folder; what lies beside train/ and test/ is named and not read. `decode` says
-    what becomes of each image. Links are followed in a folder, and refused in a tar.
+    train/ and test/ may be in one enclosing folder; anything beside them is reported and not read. `decode` describes
+    the conversion of each image. Links are followed in a folder, and refused in a tar.
 
     Raises:
         UserError: the path does not exist, or something in it is out of place or no image, or a class is missing or
@@ -49,7 +50,7 @@ def read(path: Path | None, image_size: int) -> Source:
             "use the lower bits alone; stretch them to the full range"
         )
     name = path.absolute().name
-    return Source(printable(name.partition(".")[0] or name or "images"), reader.digest(), classes, **splits)
+    return Source(printable(name.partition(".")[0] or name or "images"), reader.sha256, classes, **splits)
 
 
 def _decoded(
@@ -95,30 +96,25 @@ class _Folder:
 
     def contents(self, places: dict[Parts, Place]) -> Iterator[tuple[Place, bytes]]:
         for parts, place in tqdm(sorted(places.items(), key=lambda item: item[1]), unit=" files", disable=None):
-            content = read_file(self.path.joinpath(*parts), MAX_FILE_BYTES)
+            content = read_bytes(self.path.joinpath(*parts), MAX_FILE_BYTES, missing="no such file")
             self.contents_digest.update("/".join(place).encode("utf-8", "surrogateescape") + b"\0")
             self.contents_digest.update(hashlib.sha256(content).digest())
             yield place, content
 
-    def digest(self) -> str:
+    @property
+    def sha256(self) -> str:
         return self.contents_digest.hexdigest()
 
 
-class _Tar:
-    def __init__(self, path: Path):
-        self.tar = Tar(path)
-
+class _Tar(Tar):
     def entries(self) -> Iterator[Entry]:
-        for member in self.tar.members():
+        for member in self.members():
             kind = "file" if member.isfile() else "folder" if member.isdir() else "link or special file"
             if parts := PurePosixPath(member.name).parts:
                 yield Entry(parts, kind, member.size)
 
     def contents(self, places: dict[Parts, Place]) -> Iterator[tuple[Place, bytes]]:
-        for member in self.tar.members():
+        for member in self.members():
             place = places.get(PurePosixPath(member.name).parts)
             if place and member.isfile():
                 yield place, member.content()
-
-    def digest(self) -> str:
-        return self.tar.sha256

@@ -58,7 +58,7 @@ def find_images(entries: Iterable[Entry]) -> tuple[dict[Parts, Place], list[str]
                 folders.add(tuple(unicodedata.normalize("NFC", part) for part in parts))
                 continue
             place = places[entry.parts] = Place(parts[0], unicodedata.normalize("NFC", parts[1]), parts[2])
-            problem = "stands in it twice" if place in taken else ""
+            problem = "is in it twice" if place in taken else ""
             taken.add(place)
         if problem:
             problems.append(f"{printable('/'.join(entry.parts))}: {problem}")

@@ -1,15 +1,12 @@
-"""A data set as every source returns it, and what the sources share: reading a file, resizing, describing."""
+"""A data set as every source returns it, and what the sources share: resizing, describing."""
 
-import os
-import stat
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from stages.common.dataset import DatasetInfo, Split
-from stages.common.errors import UserError, printable
+from stages.common.errors import UserError
 from stages.common.params import check
 
 
@@ -66,23 +63,3 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     if pixels.shape[1:3] == (size, size):
         return pixels
     return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in pixels])
-
-
-def read_file(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes. A device or a pipe is refused without waiting for it.
-
-    Raises:
-        UserError: the file is missing, larger, no regular file, or cannot be read; the message begins with `path`.
-    """
-    where = printable(path)
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{where}: not a regular file")
-            content = file.read(most + 1) if status.st_size <= most else b""
-            if status.st_size > most or len(content) > most:
-                raise UserError(f"{where}: {status.st_size:,} bytes are more than the {most:,} allowed")
-            return content
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read: {error.strerror}") from error

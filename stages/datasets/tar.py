@@ -76,7 +76,7 @@ def _members(file: "_Hashed", start: bytes, size: int) -> Iterator[Member]:
 
 
 class _Hashed:
-    """A file of which every byte that is read goes into a digest."""
+    """A file that hashes every byte read."""
 
     def __init__(self, file: IO[bytes], bar: tqdm):
         self.file, self.bar, self.digest = file, bar, hashlib.sha256()
@@ -89,7 +89,7 @@ class _Hashed:
 
 
 class _Bounded:
-    """The unpacked bytes: `total` in all, `left` up to the end of the next header."""
+    """Unpacked bytes with two limits: `total` for the whole file, `left` up to the end of the next header."""
 
     def __init__(self, file: "IO[bytes] | _Hashed", total: int):
         self.file, self.total, self.left = file, total, MAX_HEADER

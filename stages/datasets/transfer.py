@@ -1,4 +1,4 @@
-"""A download by torchvision's download_url, whose failures end in one line with their reason."""
+"""A download by torchvision's download_url, whose failures end in one line with the reason."""
 
 import contextlib
 import errno
@@ -78,7 +78,7 @@ class _Transfer(urllib.request.BaseHandler):
 
 
 def _reason(error: BaseException, address: str) -> str:
-    """What a transfer failed of, in the words of the server or of the operating system."""
+    """The reason of a failed transfer, in the server's or the operating system's words."""
     if isinstance(error, HTTPError):
         return f"HTTP status {error.code} {printable(error.reason)}"
     scheme, host = urlsplit(address).scheme, urlsplit(address).hostname or ""

@@ -84,7 +84,7 @@ def expected_calibration_error(bins: pd.DataFrame) -> float:
 
 
 def calibrating_temperature(true: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Temperature by which to divide the logits for the lowest cross-entropy on these very images (Guo et al. 2017,
+    """Temperature by which to divide the logits for the lowest cross-entropy on these images (Guo et al. 2017,
     section 4.2): above 1 for a model that is too sure of itself, 1 is best. In [1/50, 50].
 
     Args:
@@ -92,7 +92,7 @@ def calibrating_temperature(true: np.ndarray, probabilities: np.ndarray) -> floa
         probabilities: float N×classes.
 
     Returns:
-        None where every image is classified rightly: the colder, the lower the cross-entropy then.
+        None if every image is right: then a lower temperature always lowers the cross-entropy.
     """
     if (probabilities.argmax(1) == true).all():
         return None

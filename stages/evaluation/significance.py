@@ -1,4 +1,4 @@
-"""Is a difference in accuracy more than chance? Between two models on the same images, and two recipes over seeds.
+"""Tests of a difference in accuracy: between two models on the same images, and two recipes over seeds.
 
 Accuracies and their differences are fractions, first less second; every interval is a 95 % interval.
 """
@@ -21,7 +21,7 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better the first of two is than the second."""
+    """The difference between two accuracies, its interval and p value."""
 
     difference: float  # in [-1, 1]
     interval: tuple[float, float]
@@ -65,8 +65,8 @@ def compare_over_seeds(first: np.ndarray, second: np.ndarray, images: int) -> Co
     """Compare two recipes by the accuracies that each reached with the same seeds.
 
     Student's paired t test (1908) and its interval, which hold as far as the differences are normally distributed. An
-    accuracy moves in steps of one test image. Differences that are all alike do not show that seeds change nothing:
-    with few images the change is often less than a step. So a smaller standard deviation counts as one step.
+    accuracy moves in steps of one test image. Equal differences do not show that the seed has no effect: with few
+    images the effect is often smaller than one image. A smaller standard deviation is therefore raised to one image.
 
     Args:
         first, second: accuracies, float S each, of the same S seeds in the same order; S is two or more.
@@ -88,9 +88,10 @@ def seeds_to_find(difference: float, first: np.ndarray, second: np.ndarray, imag
         first, second, images: see `compare_over_seeds`.
     """
 
+    effect = difference / _spread(first, second, images)
+
     def power(seeds: int) -> float:
-        error = _spread(first, second, images) / np.sqrt(seeds)
-        return stats.nct.sf(stats.t.ppf((1 + LEVEL) / 2, seeds - 1), seeds - 1, difference / error)
+        return stats.nct.sf(stats.t.ppf((1 + LEVEL) / 2, seeds - 1), seeds - 1, effect * np.sqrt(seeds))
 
     return 2 + bisect_left(range(2, MOST_SEEDS), POWER, key=power)
 

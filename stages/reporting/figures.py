@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rcParams
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
@@ -45,7 +46,7 @@ def accuracy(runs: list[Run]) -> Figure:
     """Test accuracy over the epochs."""
     figure, axes = _curves(runs, "test_accuracy")
     axes.set_ylabel("Test accuracy")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    percent_ticks(axes.yaxis)
     return figure
 
 
@@ -126,8 +127,12 @@ def seeds(runs: list[Run], study: pd.DataFrame) -> Figure:
     axes.margins(x=0.12)
     axes.set_xlabel("Test accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    percent_ticks(axes.xaxis)
     return figure
+
+
+def percent_ticks(axis: Axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
 def _axes(width: float = 5, height: float = 3.2) -> tuple[Figure, Axes]:

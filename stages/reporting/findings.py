@@ -5,22 +5,16 @@ import pandas as pd
 
 from stages.common.dataset import DatasetInfo
 from stages.common.params import Params
-from stages.evaluation.significance import ENOUGH_SEEDS, SIGNIFICANT, Comparison, compare_over_seeds, seeds_to_find
+from stages.evaluation.significance import ENOUGH_SEEDS, SIGNIFICANT, Comparison, compare_over_seeds
 from stages.reporting.results import Pair, Results, Run
-from stages.reporting.wording import (
-    p_value,
-    percent,
-    points,
-    points_range,
-    verdict,
-)
+from stages.reporting.wording import p_value, percent, points, points_range, verdict
 
 # The full experiment
 FULL_IMAGES = {"train": 50_000, "test": 10_000}
 FULL_EPOCHS = {"cnn": 50, "resnet": 100}
 FULL_CHANNELS, FULL_BLOCKS = 64, [2, 2, 2, 2]
 
-UNBALANCED = 1.5  # times the images of a class on average, from where the commonest class is worth a word
+UNBALANCED = 1.5  # times the mean number of images a class; above it, the report mentions the commonest class
 
 
 def caveats(info: DatasetInfo, params: Params, runs: list[Run]) -> list[str]:
@@ -57,7 +51,7 @@ def answer(pair: Pair, study: pd.DataFrame | None) -> dict:
         f"Only {subject}{one} right: {only[0]:,}, only {other}: {only[1]:,}.",
     ]
     if study is not None and len(study) >= ENOUGH_SEEDS:
-        decisive, sample = compare_seeds(pair, study), f"{len(study)} seeds"
+        decisive, sample = compare_over_seeds(*seed_accuracies(pair, study)), f"{len(study)} seeds"
         average = f"Over {sample}, on average: {_difference(decisive)}, {p_value(decisive.p)} (paired t test)."
         facts = [average, *facts]
     return found | {"verdict": verdict(pair.subject, pair.names, decisive, sample), "facts": facts}
@@ -92,14 +86,7 @@ def notes(params: Params, results: Results) -> list[str]:
     return sentences
 
 
-def compare_seeds(pair: Pair, study: pd.DataFrame) -> Comparison:
-    return compare_over_seeds(*_accuracies(pair, study), images=len(pair.first.predictions))
-
-
-def needed_seeds(pair: Pair, study: pd.DataFrame, difference: float) -> int:
-    """Number of seeds that would find this difference between the two, see `seeds_to_find`."""
-    return seeds_to_find(difference, *_accuracies(pair, study), images=len(pair.first.predictions))
-
-
-def _accuracies(pair: Pair, study: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    return study["accuracy"][pair.first.name].to_numpy(), study["accuracy"][pair.second.name].to_numpy()
+def seed_accuracies(pair: Pair, study: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
+    """The accuracies of both runs over the seeds, and the number of test images, as `compare_over_seeds` takes them."""
+    first, second = (study["accuracy"][run.name].to_numpy() for run in (pair.first, pair.second))
+    return first, second, len(pair.first.predictions)

@@ -37,7 +37,7 @@ def charts(results: Results) -> dict[str, tuple]:
 
 
 def html(content: dict[str, Any], light: dict[str, bytes], dark: dict[str, bytes], galleries: list[dict]) -> str:
-    """The page, which needs nothing besides itself.
+    """The page, self-contained.
 
     Args:
         content: that of both forms of the report.

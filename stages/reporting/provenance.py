@@ -14,10 +14,6 @@ from stages.common.yaml12 import parse_yaml
 CODE = ["stages", "dvc.yaml"]
 
 
-class GitError(Exception):
-    """The reason why git does not answer, in its own words."""
-
-
 def origin(params: dict[str, Any]) -> dict[str, str]:
     """The sentence `revision`, and the shell commands `repeat`, or `no_repeat`, the reason why there are none.
 
@@ -27,12 +23,12 @@ def origin(params: dict[str, Any]) -> dict[str, str]:
     try:
         commit = _git("rev-parse", "--short=10", "--verify", "HEAD")
         changed = ", with changes to the code that are not committed" if _git("status", "--porcelain", *CODE) else ""
-    except GitError as error:
+    except UserError as error:
         return {"revision": f"Git revision unknown: {error}.", "repeat": _command(params, None)}
     revision = f"Git revision {commit}{changed}."
     try:
         committed = flat(_mapping(_git("show", f"HEAD:./{PARAMS}")))
-    except (GitError, UserError) as error:
+    except UserError as error:
         return {"revision": revision, "no_repeat": f"No command to repeat this: {error}."}
     return {"revision": revision, "repeat": f"git checkout {commit}\n{_command(params, committed)}"}
 
@@ -53,7 +49,7 @@ def _mapping(text: str) -> dict[str, Any]:
 
 
 def _command(params: dict[str, Any], committed: dict[str, Any] | None) -> str:
-    """`dvc exp run` with what these parameters change of the committed ones, or with all where those are unknown."""
+    """`dvc exp run` with the parameters that differ from the committed ones, or all if those are unknown."""
     known = params if committed is None else committed
     settings = [
         f"{'' if key in known else '+'}{key}={_override(value)}"
@@ -79,12 +75,12 @@ def _git(*arguments: str) -> str:
     """The output of a git command.
 
     Raises:
-        GitError: git is not installed, or refuses; with its words.
+        UserError: git is not installed, or refuses; with its words.
     """
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, env=os.environ | {"LC_ALL": "C"})
     except OSError as error:
-        raise GitError(f"git cannot be run ({error.strerror})") from error
+        raise UserError(f"git cannot be run ({error.strerror})") from error
     if done.returncode:
-        raise GitError(f'git says "{printable(done.stderr.decode(errors="replace"), 1000)}"')
+        raise UserError(f'git says "{printable(done.stderr.decode(errors="replace"), 1000)}"')
     return done.stdout.decode(errors="surrogateescape").strip()

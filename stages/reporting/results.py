@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from stages.common import formats
 from stages.common.dataset import DatasetInfo, Split
 from stages.common.errors import UserError
-from stages.common.files import read_csv, read_json
+from stages.common.files import columns, read_csv, read_json
 from stages.evaluation.significance import Comparison
 from stages.reporting.wording import capitalised, scientific
 
@@ -44,8 +44,11 @@ class Pair:
 
     @property
     def title(self) -> str:
+        return self.joined("beside")
+
+    def joined(self, word: str) -> str:
         first, second = self.names
-        return capitalised(f"{self.subject} {first} beside {second}".strip())
+        return capitalised(f"{self.subject} {first} {word} {second}".strip())
 
     @property
     def same_recipe(self) -> bool:
@@ -71,10 +74,8 @@ def read_results(info: DatasetInfo, test: Split, seed: int) -> Results:
     evaluation = read_json(formats.EVALUATION, formats.Evaluation)
     if not evaluation.runs:
         raise UserError(f"{formats.EVALUATION}: no runs in it; make it again with `dvc repro`")
-    per_class, calibration = (
-        read_table(formats.PER_CLASS, formats.ClassScores),
-        read_table(formats.CALIBRATION, formats.CalibrationBin),
-    )
+    per_class = read_table(formats.PER_CLASS, formats.ClassScores)
+    calibration = read_table(formats.CALIBRATION, formats.CalibrationBin)
     runs = {
         name: Run(
             name,
@@ -103,7 +104,7 @@ def read_results(info: DatasetInfo, test: Split, seed: int) -> Results:
 def read_table(path: Path, kind: type[BaseModel]) -> pd.DataFrame:
     """The rows of a CSV file, a column for each field of `kind`."""
     rows = [row.model_dump(by_alias=True) for row in read_csv(path, kind)]
-    return pd.DataFrame(rows, columns=[field.alias or name for name, field in kind.model_fields.items()])
+    return pd.DataFrame(rows, columns=columns(kind))
 
 
 def _read_study(runs: list[Run], seed: int) -> tuple[pd.DataFrame | None, bool]:

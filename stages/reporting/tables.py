@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from stages.reporting.findings import compare_seeds, needed_seeds
+from stages.evaluation.significance import MOST_SEEDS, compare_over_seeds, seeds_to_find
+from stages.reporting.findings import seed_accuracies
 from stages.reporting.results import Pair, Results, Run
 from stages.reporting.wording import (
     LONG,
@@ -102,25 +103,27 @@ def study_tables(study: pd.DataFrame, results: Results) -> dict:
         }
         for run in results.runs
     )
-    compared = [(pair, compare_seeds(pair, study)) for pair in results.pairs if not pair.same_recipe]
-    by_pair = pd.DataFrame(
-        {
-            "Difference, points": pair.title.replace(" beside ", " less "),
-            "Mean": points(over_seeds.difference),
-            "95% interval": points_range(over_seeds.interval),
-            "p": f"{over_seeds.p:.2g}",
-            f"Seeds to find {100 * SMALL:g} points": f"{needed_seeds(pair, study, SMALL):,}",
-        }
-        for pair, over_seeds in compared
-    )
+    compared = [(pair, seed_accuracies(pair, study)) for pair in results.pairs if not pair.same_recipe]
+    by_pair = pd.DataFrame(_seed_row(pair.joined("less"), *accuracies) for pair, accuracies in compared)
     return {"seeds": study.index.tolist(), "runs": by_run, "pairs": by_pair}
 
 
-def confused(run: Run, most: int = NAMED) -> pd.DataFrame:
+def _seed_row(title: str, first: np.ndarray, second: np.ndarray, images: int) -> dict[str, str]:
+    compared, seeds = compare_over_seeds(first, second, images), seeds_to_find(SMALL, first, second, images)
+    return {
+        "Difference, points": title,
+        "Mean": points(compared.difference),
+        "95% interval": points_range(compared.interval),
+        "p": f"{compared.p:.2g}",
+        f"Seeds to find {100 * SMALL:g} points": f"{'≥ ' if seeds == MOST_SEEDS else ''}{seeds:,}",
+    }
+
+
+def confused(run: Run) -> pd.DataFrame:
     """The pairs of classes that the run confuses most often, a row each."""
     wrong = run.predictions[run.predictions.actual != run.predictions.predicted]
     counts = wrong.groupby(["actual", "predicted"], as_index=False).size()
-    counts = counts.sort_values("size", ascending=False, kind="stable").head(most)
+    counts = counts.sort_values("size", ascending=False, kind="stable").head(NAMED)
     images = run.predictions.actual.value_counts().to_dict()
     return pd.DataFrame(
         (

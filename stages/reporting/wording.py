@@ -90,7 +90,7 @@ def verdict(subject: str, names: Sequence[str], comparison: Comparison, sample: 
 def confidence(temperature: float | None) -> str:
     """A judgement of the confidence of a model, from the temperature that would calibrate it."""
     if temperature is None:
-        return "Every image is right, so no temperature would be best."
+        return "Every image is right, so no temperature is optimal."
     if 0.95 < temperature < 1.05:
         words = "well calibrated as it is"
     else:

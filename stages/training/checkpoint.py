@@ -17,16 +17,16 @@ from stages.common.formats import HISTORY, Epoch, of_run
 from stages.common.inputs import Inputs
 from stages.common.params import Recipe, Section
 from stages.training import tensor_file
-from stages.training.loop import Observer, State
 from stages.training.progress import Progress
 from stages.training.snapshot import Snapshot
+from stages.training.state import Observer, State
 
 FOLDER = Path(".cache/training")  # outside of DVC's outputs, which DVC removes before it starts a stage
 INTERVAL = 5  # seconds between two checkpoints, at least
 
 
 class Header(Section):
-    """The part of a checkpoint beside its tensors."""
+    """The metadata of a checkpoint."""
 
     fingerprint: dict[str, str]
     workers: str
@@ -53,11 +53,11 @@ class Checkpoint:
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.writing: Future | None = None
         self.snapshot: Snapshot | None = None
-        self.saved = 0  # epochs
+        self.saved = 0  # epochs in the last checkpoint that was written
         self.time = float("-inf")  # of the last checkpoint
 
     def load(self, model: nn.Module) -> State | None:
-        """The state that an earlier training of the model left, or None; says in a line why one is not used."""
+        """The state of an interrupted training of the model, or None; prints why a checkpoint is not used."""
         if not self.path.exists():
             return None
         try:
@@ -79,7 +79,7 @@ class Checkpoint:
     def save(self, state: State, finished: bool) -> None:
         """Write the state, unless the last checkpoint is younger than INTERVAL; that of a finished training always.
 
-        The training goes on while it is written. A checkpoint that cannot be written costs a line and no training.
+        The training continues meanwhile. If the file cannot be written, a line says so and the training continues.
         """
         if finished:
             self._wait()
@@ -95,7 +95,6 @@ class Checkpoint:
             training_seconds=state.training_seconds,
             finished=finished,
         )
-        self.saved = len(state.history)
         self.snapshot = self.snapshot or Snapshot(state)
         self.writing = self.writer.submit(self._write, header.model_dump(), self.snapshot, self.snapshot.take(state))
         if finished:
@@ -110,6 +109,7 @@ class Checkpoint:
         with replacing(self.path) as file:
             file.write(snapshot.layout.head(header, snapshot.content))
             file.write(snapshot.content)
+        self.saved = len(header["history"])
 
     def _wait(self) -> None:
         if self.writing:
@@ -121,7 +121,7 @@ class Checkpoint:
         self.writing = None
         if isinstance(error, OSError) and self.snapshot:
             reason = f"{error.strerror}, {self.snapshot.layout.size / 2**20:,.0f} MiB are needed"
-            print(f"{self.path}: no checkpoint ({reason}); the training goes on, but an interruption would lose it")
+            print(f"{self.path}: no checkpoint ({reason}); an interruption would lose this training, which continues")
         elif error:
             raise error
 
@@ -174,7 +174,7 @@ class Recorder(Observer):
 
 
 def fingerprint(inputs: Inputs[Recipe], device: str) -> dict[str, str]:
-    """All that the bytes of a training follow from, but for the number of threads and processes.
+    """Everything that determines the bytes of a training, except the number of threads and processes.
 
     Args:
         device: the kind of device, see `Backend.kind`.
@@ -182,7 +182,7 @@ def fingerprint(inputs: Inputs[Recipe], device: str) -> dict[str, str]:
     return {
         "parameters": inputs.settings.model_dump_json(),
         "data": json.dumps(inputs.data),
-        "code": json.dumps(inputs.code),
+        "code": json.dumps([*inputs.code.values()]),  # wherever the project lies
         "torch": torch.__version__,
         "device": device,
     }

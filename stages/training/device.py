@@ -42,7 +42,7 @@ class Backend:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager:
-        # Without the cache of cast weights, which a captured CUDA graph would take for constants.
+        # Without the cache of cast weights, which a captured CUDA graph would treat as constants.
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
     def to_device(self, tensor: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Backend:
         """The function, compiled where that was chosen."""
         if not self.compile:
             return function
-        # Inductor chooses kernels by a clock unless told otherwise. The switch for deterministic algorithms
+        # Inductor chooses kernels by timing unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
         whole = self.processes.world_size == 1  # DistributedDataParallel breaks the graph
         return torch.compile(function, dynamic=False, fullgraph=whole, options={"deterministic": True})
@@ -71,7 +71,7 @@ class Backend:
 
     @property
     def device_name(self) -> str:
-        """The number and the kind of devices, for people."""
+        """Number and kind of the devices, for display."""
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:
@@ -81,19 +81,22 @@ class Backend:
 
     @property
     def kind(self) -> str:
-        """What a training must have in common with an interrupted one to resume it."""
+        """The kind of device and precision, which must be equal to resume a training."""
         on_gpu = self.device.type == "cuda"
         name = torch.cuda.get_device_name(self.device) if on_gpu else "CPU"
         libraries = f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_gpu else ""
-        return f"{name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}{libraries}"
+        return f"{name}, {self._how}{libraries}"
+
+    @property
+    def _how(self) -> str:
+        return f"{self.precision}, {'compiled' if self.compile else 'not compiled'}"
 
     def __str__(self) -> str:
-        return f"{self.device_name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
+        return f"{self.device_name}, {self._how}"
 
 
 def choose_backend(train: Train, images: int, processes: Processes = ALONE) -> Backend:
-    """The first GPU if there is one, of several processes each its own, else the CPU, set up so that the same inputs
-    give the same bytes.
+    """The GPU of this process if there is one, else the CPU, configured so that the same inputs give the same bytes.
 
     Args:
         train: `precision`, `auto` for bf16 on a GPU that has it, else fp32; and `compile`, `auto` for a GPU, where a
@@ -122,7 +125,7 @@ def choose_backend(train: Train, images: int, processes: Processes = ALONE) -> B
 
 @contextlib.contextmanager
 def explained(recipe: Recipe, backend: Backend) -> Iterator[None]:
-    """Turn errors of torch that a user can do something about into a UserError."""
+    """Turn errors of torch that a user can fix into a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -134,7 +137,7 @@ def explained(recipe: Recipe, backend: Backend) -> Iterator[None]:
             ) from error
         if world_size > 1 and is_lost_connection(error):
             raise UserError(
-                f"another of the {world_size} processes ended, and with it this training; see what it said, and run "
+                f"another of the {world_size} processes ended, so this training ended too; see its message, and run "
                 "this again to resume"
             ) from error
         raise
@@ -159,7 +162,8 @@ def _precision(wanted: str, on_gpu: bool) -> str:
 
 
 def _lacking_compiler(on_gpu: bool) -> str | None:
-    """The thing that torch.compile would miss: Triton builds a C extension, Inductor's CPU kernels are C++."""
+    """The compiler or headers that torch.compile needs and this machine lacks: Triton builds a C extension, Inductor's
+    CPU kernels are C++."""
     if not on_gpu:
         has_compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
         return None if has_compiler else "a C++ compiler (g++ or clang++)"
@@ -178,7 +182,7 @@ def configure(precision: str) -> None:
     # The same switch as torch.use_deterministic_algorithms, which would import the compiler first, for over a second
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it would write every new tensor twice
-    torch.backends.cudnn.benchmark = False  # it chooses kernels by a clock
+    torch.backends.cudnn.benchmark = False  # it chooses kernels by timing
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     _keep_freed_memory()

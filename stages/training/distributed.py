@@ -84,7 +84,7 @@ class Processes:
 
 
 def check_processes(train: Train, world_size: int) -> None:
-    """Raise a UserError if so many processes cannot train by these parameters."""
+    """Raise a UserError if this many processes cannot train with these parameters."""
     if train.batch_size < 2 * world_size:
         raise UserError(
             f"train.batch_size = {train.batch_size} is less than two images for each of the {world_size} processes; "
@@ -124,7 +124,7 @@ def joined_processes() -> Iterator[Processes]:
 
 
 def is_lost_connection(error: RuntimeError) -> bool:
-    """Whether the error says that another process is gone."""
+    """True if the error says that another process has ended."""
     return isinstance(error, dist.DistError) or any(words in str(error) for words in LOST)
 
 
@@ -138,7 +138,7 @@ def _end_when_terminated() -> None:
     signal.set_wakeup_fd(notified.fileno(), warn_on_full_buffer=False)
 
     def wait() -> None:
-        with notified:  # which would be closed, were it not referenced here
+        with notified:  # keeps the socket open
             while ours.recv(1) != bytes([signal.SIGTERM]):
                 pass
             with contextlib.suppress(TimeoutError):

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,42 +14,10 @@ from stages.common.formats import Epoch
 from stages.common.params import Recipe
 from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
 from stages.training.device import Backend
+from stages.training.state import Observer, State
 from stages.training.step import Step
 
 TEST_PIXELS = 1000 * 32 * 32  # of a batch of test images
-
-
-@dataclass
-class State:
-    """The state of a training after an epoch: all that it takes to resume it as if it had never stopped."""
-
-    tensors: dict[str, Tensor]  # see `Step.tensors`
-    history: list[Epoch] = field(default_factory=list)
-    best_weights: dict[str, Tensor] = field(default_factory=dict)  # of the best epoch; empty where the last is kept
-    seconds: float = 0.0  # since the start, testing and compilation included
-    training_seconds: float = 0.0  # without testing
-
-    @property
-    def best(self) -> Epoch:
-        """The first epoch of the highest test accuracy."""
-        return max(self.history, key=lambda epoch: epoch.test_accuracy)
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """The state_dict to keep."""
-        prefix = "model."
-        last = {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
-        return self.best_weights or last
-
-
-class Observer:
-    """Someone who is told how far a training is."""
-
-    def on_batch(self, images: int) -> None:
-        """A batch of this many images was handed to the device."""
-
-    def on_epoch(self, state: State) -> None:
-        """An epoch is over. The tensors of the state change when this returns."""
 
 
 def train(
@@ -137,7 +104,7 @@ def batches(draws: Tensor, recipe: Recipe, backend: Backend) -> list[Tensor]:
 
 
 def build_update(step: Step, batch_size: int, backend: Backend) -> Callable[[Tensor], None]:
-    """The step on this process's shard of a batch, compiled and captured as the backend has it."""
+    """The step on this process's shard of a batch, compiled and captured as the backend decides."""
     compiled = backend.compiled(step.forward)
     whole = len(backend.processes.shard(torch.empty(batch_size))[0])
 

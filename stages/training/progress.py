@@ -9,10 +9,10 @@ from tqdm import tqdm
 from stages.common.formats import Epoch
 from stages.common.params import Recipe
 from stages.training.device import Backend
-from stages.training.loop import State
+from stages.training.state import State
 
 SETTLED = 10  # seconds after which the speed so far tells how long the training takes
-LONG = 3600  # seconds of a training on a CPU, of which a word is said early
+LONG = 3600  # seconds; a longer training on a CPU is announced early
 BAR = "{l_bar}{bar}| {postfix[0]}{rate_noinv_fmt}, {remaining} left"
 
 
@@ -23,7 +23,7 @@ class Progress:
         recipe: run and epochs.
         images: number of training images.
         finished: number of epochs that an earlier process trained.
-        backend: a GPU is asked for its memory, and a CPU for patience.
+        backend: on a GPU the memory is shown; on a CPU a long training is announced.
     """
 
     def __init__(self, recipe: Recipe, images: int, finished: int, backend: Backend):
@@ -41,7 +41,7 @@ class Progress:
             postfix=[""],
             disable=None,  # where there is no terminal
         )
-        self.began: float | None = None  # when the first batch was done, which pays for starting up
+        self.began: float | None = None  # end of the first batch, which includes start-up
         self.first = self.done = 0  # images of the first batch, and of all
         self.announced = self.on_gpu
 

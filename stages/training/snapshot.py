@@ -4,12 +4,11 @@ import torch
 from torch import Tensor
 
 from stages.training import tensor_file
-from stages.training.loop import State
+from stages.training.state import State
 
 
 class Snapshot:
-    """A copy of a state in one flat buffer: made on the device at once, and from there on the host by a stream beside
-    the training's.
+    """A copy of a state in one flat buffer: copied on the device at once, then to the host on a second CUDA stream.
 
     Args:
         state: the first state, whose tensors have the shapes of all that follow.

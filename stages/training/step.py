@@ -22,7 +22,7 @@ class Step:
 
     Args:
         model: on the device; DistributedDataParallel where several processes train.
-        images: what the rows of a batch are gathered from.
+        images: the training images, from which a batch is gathered.
         train: momentum, weight decay (on every parameter) and the first learning rate.
         autocast: the precision of the forward pass.
 
@@ -50,7 +50,7 @@ class Step:
 
         Args:
             weight: the share of this batch in the mean loss over all processes; 0 leaves it out.
-            forward: `self.forward` compiled, in place of itself.
+            forward: a compiled `self.forward`.
         """
         loss, correct = (forward or self.forward)(draws)
         (loss if weight == 1 else loss * weight).backward()
@@ -60,9 +60,9 @@ class Step:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the parameters against their gradients, and drop those.
+        """Update the parameters and drop the gradients.
 
-        By the function behind torch.optim.SGD: the class would import the compiler first, for more than a second.
+        With the function behind torch.optim.SGD: the class would import the compiler first, for more than a second.
         """
         sgd(
             self.parameters,
@@ -88,7 +88,7 @@ class Step:
         return F.cross_entropy(exact, labels), (logits.argmax(1) == labels).sum()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state that a step hands on to the next, no copies: `model.*` and `momentum.*`, named as in the model."""
+        """The tensors that persist between steps (no copies): `model.*` and `momentum.*`, named as in the model."""
         model = getattr(self.model, "module", self.model)  # inside DistributedDataParallel
         names = (name for name, _ in model.named_parameters())
         momentum = {f"momentum.{name}": tensor for name, tensor in zip(names, self.momentum, strict=True)}

@@ -1,4 +1,4 @@
-"""A trained model as one safetensors file: its weights, and the model card, by which it is built and used."""
+"""A trained model as one safetensors file: weights and model card."""
 
 from pathlib import Path
 
@@ -82,4 +82,4 @@ def load_model(path: str | Path) -> Classifier:
         reason = explain(error, Card) if isinstance(error, ValidationError) else printable(error)
         where = f"{printable(path)}: not a model of this pipeline"
         raise UserError(f"{where} ({reason}); train it with `dvc repro`") from error
-    return Classifier(card, network.requires_grad_(True))
+    return Classifier(card, network)

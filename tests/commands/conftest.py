@@ -8,7 +8,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-ROOT = Path(__file__).parents[2]
+from tests.pipeline import DEFAULTS
+
 RUNS = ["resnet", "cnn"]
 DIGEST = "0123456789abcdef0123456789abcdef"
 
@@ -54,7 +55,7 @@ class Project:
             accuracy: of the ResNet; the CNN's is 0.1 less.
             params: keys of params.yaml that are not the default.
         """
-        values = yaml.safe_load((ROOT / "params.yaml").read_text()) | params
+        values = yaml.safe_load((DEFAULTS).read_text()) | params
         self.write("params.yaml", values)
         for run, of_run in zip(RUNS, (accuracy, accuracy - 0.1), strict=True):
             figures = {"accuracy": of_run, "loss": 0.5, "last_accuracy": of_run - 0.01, "gap": 0.05, "best_epoch": 7}

@@ -7,11 +7,12 @@ from stages.common.dataset import Counts, DatasetInfo
 from stages.common.params import load_params
 from stages.training.models import build_model
 from stages.training.weights import Card, load_model, to_bytes
+from tests.pipeline import DEFAULTS
 
 
 def test_the_exported_program_gives_the_models_probabilities(tmp_path, monkeypatch, stage, request):
     monkeypatch.chdir(tmp_path)
-    recipe = load_params(request.config.rootpath / "params.yaml").recipe("cnn", "cnn", "train.weight_decay")
+    recipe = load_params(DEFAULTS).recipe("cnn", "cnn", "train.weight_decay")
     info = DatasetInfo(
         name="pets | more",
         source="images",

@@ -3,6 +3,7 @@ import torch
 from stages.commands.gradients import IMAGES, NoShortcut, gradient_norms
 from stages.common.params import Resnet
 from stages.training.models import BasicBlock, build_model
+from tests.pipeline import DEFAULTS
 
 SETTINGS = Resnet(epochs=1, base_channels=16, blocks=[1, 1, 1, 1])
 
@@ -31,8 +32,7 @@ def test_a_block_without_its_shortcut_is_its_two_convolutions_alone():
 
 def test_the_command_prints_the_norms_of_both_networks(tmp_path, monkeypatch, stage, request):
     monkeypatch.chdir(tmp_path)
-    params = request.config.rootpath / "params.yaml"
-    (tmp_path / "params.yaml").write_text(params.read_text().replace("base_channels: 64", "base_channels: 16"))
+    (tmp_path / "params.yaml").write_text(DEFAULTS.read_text().replace("base_channels: 64", "base_channels: 16"))
     done = stage("stages.commands.gradients")
     assert done.returncode == 0, done.stderr
     title, head, *rows = done.stdout.splitlines()

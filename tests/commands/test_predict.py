@@ -15,6 +15,7 @@ from stages.common.errors import UserError
 from stages.common.params import load_params
 from stages.training.models import build_model
 from stages.training.weights import Card, to_bytes
+from tests.pipeline import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["cat", "dog", "frog", "ship"]
@@ -29,7 +30,7 @@ def dataset_info(classes: list[str]) -> DatasetInfo:
 
 
 def write_model(path: str, classes: list[str]) -> torch.nn.Module:
-    recipe = load_params(ROOT / "params.yaml").recipe("cnn", "cnn", "train.weight_decay")
+    recipe = load_params(DEFAULTS).recipe("cnn", "cnn", "train.weight_decay")
     network = build_model(recipe.settings, len(classes), seed=1)
     Path(path).parent.mkdir(exist_ok=True)
     Path(path).write_bytes(to_bytes(Card(recipe=recipe, data=dataset_info(classes)), network.state_dict()))

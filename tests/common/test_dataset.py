@@ -102,5 +102,5 @@ def test_a_description_that_is_missing_or_foreign_is_named(tmp_path, content):
     [{"classes": ["a", "a"]}, {"classes": ["a"]}, {"image_size": 0}, {"mean": [0.5]}, {"std": [0.0, 1.0, 1.0]}],
 )
 def test_a_description_of_no_data_set_is_refused(changes):
-    with pytest.raises(ValueError, match=next(iter(changes)) + "|stands twice"):
+    with pytest.raises(ValueError, match=next(iter(changes)) + "|a name twice"):
         DatasetInfo.model_validate(INFO.model_dump() | changes)

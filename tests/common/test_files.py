@@ -172,17 +172,22 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path, kind):
     elif kind == "large":
         with path.open("wb") as file:
             file.truncate(200 * 2**30)
-    with pytest.raises(UserError, match=r"no such file|larger than"):
+    with pytest.raises(UserError, match=r"no such file|not a regular file|Is a directory|larger than"):
         read_bytes(path)
 
 
-def test_a_file_of_the_limit_is_read_and_one_of_a_byte_more_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_BYTES", 10)
+def test_a_file_of_the_limit_is_read_and_one_of_a_byte_more_is_not(tmp_path):
     (tmp_path / "x").write_bytes(bytes(10))
-    assert read_bytes(tmp_path / "x") == bytes(10)
+    assert read_bytes(tmp_path / "x", 10) == bytes(10)
     (tmp_path / "x").write_bytes(bytes(11))
     with pytest.raises(UserError, match="larger than 10 bytes"):
-        read_bytes(tmp_path / "x")
+        read_bytes(tmp_path / "x", 10)
+
+
+@pytest.mark.parametrize(("path", "reason"), [("/dev/zero", "not a regular file"), ("/nowhere", "no such file")])
+def test_a_device_is_not_read_and_a_missing_file_is_named(path, reason):
+    with pytest.raises(UserError, match=f"{path}: {reason}"):
+        read_bytes(Path(path), 100)
 
 
 @pytest.mark.parametrize("synced", [True, False])

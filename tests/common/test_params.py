@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from stages.common.errors import UserError
 from stages.common.params import Cnn, Resnet, load_params, load_runs
+from tests.pipeline import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
-DEFAULTS = ROOT / "params.yaml"
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from stages.common.formats import (
 from stages.common.params import Params, load_params
 from stages.common.yaml12 import read_yaml
 from tests.any_value import JSON, TEXT, found, places, replaced
+from tests.pipeline import DEFAULTS
 
-DEFAULTS = read_yaml(Path(__file__).parents[2] / "params.yaml")
+PARAMS = read_yaml(DEFAULTS)
 RUN = {
     "model": "ResNet-18", "parameters": 5, "epochs": 1, "weight_decay": 1e-4, "seed": 1, "accuracy": 0.5,
     "interval": [0.4, 0.6], "top2": 0.7, "loss": 1.0, "ece": 0.1, "temperature": None,
@@ -44,7 +45,7 @@ TIMING = {
     "torch": "2", "python": "3",
 }  # fmt: skip
 DOCUMENTS = {
-    "params.yaml": (Params, load_params, DEFAULTS),
+    "params.yaml": (Params, load_params, PARAMS),
     "data/dataset.json": (DatasetInfo, lambda path: read_info(path.parent), INFO),
     "metrics.json": (Metrics, lambda path: read_json(path, Metrics), METRICS),
     "timing.json": (Timing, lambda path: read_json(path, Timing), TIMING),

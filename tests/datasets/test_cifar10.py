@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.pipeline import DEFAULTS
+
 ROOT = Path(__file__).parents[2]
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -141,7 +143,7 @@ class Experiment:
     def __init__(self, folder: Path, cache: Path, image_size: int = 32, path: Path | None = None):
         folder.mkdir(parents=True)
         self.folder, self.cache = folder, cache / "cifar10-pipeline"
-        text = (ROOT / "params.yaml").read_text().replace("image_size: 32", f"image_size: {image_size}")
+        text = (DEFAULTS).read_text().replace("image_size: 32", f"image_size: {image_size}")
         (folder / "params.yaml").write_text(text.replace("path: null", f"path: {path or 'null'}"))
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self.env = {**kept, "PYTHONPATH": str(ROOT), "TORCH_HOME": str(cache), "OMP_NUM_THREADS": "1"}

@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from stages.common.dataset import Split
 from stages.common.errors import UserError
-from stages.datasets.source import Source, channel_statistics, describe, read_file
+from stages.datasets.source import Source, channel_statistics, describe
 
 
 def source(images: np.ndarray, classes: tuple[str, ...] = ("a", "b")) -> Source:
@@ -33,16 +31,3 @@ def test_a_channel_of_one_value_cannot_be_normalised():
     images[..., 1] = 7
     with pytest.raises(UserError, match="toys: green is the same in every pixel of every training image"):
         describe(source(images), "images")
-
-
-@pytest.mark.parametrize(("path", "reason"), [("/dev/zero", "not a regular file"), ("/nowhere", "No such file")])
-def test_only_regular_files_are_read(tmp_path, path, reason):
-    with pytest.raises(UserError, match=f"{path}: .*{reason}"):
-        read_file(Path(path), 100)
-
-
-def test_a_file_larger_than_allowed_is_refused(tmp_path):
-    (tmp_path / "x").write_bytes(bytes(101))
-    assert read_file(tmp_path / "x", 101) == bytes(101)
-    with pytest.raises(UserError, match="x: 101 bytes are more than the 100 allowed"):
-        read_file(tmp_path / "x", 100)

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,8 +15,8 @@ from stages.common.files import write_csv, write_json
 from stages.common.params import load_params
 from stages.reporting import page
 from stages.reporting.results import Results, read_results
+from tests.pipeline import DEFAULTS
 
-ROOT = Path(__file__).parents[2]
 RUNS = {  # model, parameters, weight decay, epochs, gap, seconds, test images it has wrong
     "cnn": ("Simple CNN", 391_946, 5e-4, 50, 0.02, 59.94, [0, 11, 3, 4]),
     "resnet": ("ResNet-18", 11_173_962, 5e-4, 100, 0.0456, 3720, [7, 0]),
@@ -52,7 +51,7 @@ def write_experiment(
 ) -> None:
     for folder in ("data", "metrics", "plots"):
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.copy(ROOT / "params.yaml", ".")
+    shutil.copy(DEFAULTS, ".")
     labels = np.array(labels)
     write_data(list(classes), labels, image_size)
     tables = [write_run(name, *run[4:], run[3], np.array(classes, dtype=object), labels) for name, run in runs.items()]

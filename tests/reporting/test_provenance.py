@@ -10,8 +10,7 @@ from dvc.utils.hydra import apply_overrides
 
 from stages.common.params import load_params
 from stages.reporting import provenance
-
-ROOT = Path(__file__).parents[2]
+from tests.pipeline import DEFAULTS
 
 
 def git(*command: str) -> str:
@@ -24,7 +23,7 @@ def repository(tmp_path, monkeypatch):
     """A repository with parameters, dvc.yaml and a stage, all committed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(DEFAULTS, tmp_path)
     Path("dvc.yaml").touch()
     Path("stages").mkdir()
     Path("stages/train.py").touch()

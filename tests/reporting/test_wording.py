@@ -82,7 +82,7 @@ def test_a_verdict_in_words(subject, names, difference, p, text):
         (1.2, "Logits divided by 1.20 would calibrate it best: it is too sure of itself."),
         (0.8, "Logits divided by 0.80 would calibrate it best: it is not sure enough of itself."),
         (1.04, "Logits divided by 1.04 would calibrate it best: it is well calibrated as it is."),
-        (None, "Every image is right, so no temperature would be best."),
+        (None, "Every image is right, so no temperature is optimal."),
     ],
 )
 def test_a_temperature_above_one_means_too_much_confidence(temperature, text):

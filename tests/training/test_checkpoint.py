@@ -14,7 +14,7 @@ from stages.common.inputs import Inputs
 from stages.training import checkpoint as module
 from stages.training import tensor_file
 from stages.training.checkpoint import FOLDER, Checkpoint, Header, discard_finished, fingerprint
-from stages.training.loop import State
+from stages.training.state import State
 from tests.any_value import JSON, places, replaced
 from tests.training.toys import recipe
 
@@ -100,8 +100,11 @@ def test_the_fingerprint_of_a_training_holds_parameters_data_code_torch_and_devi
     inputs = Inputs(lambda: recipe("cnn"), Path("data"))
     first = fingerprint(inputs, "CPU, fp32")
     assert json.loads(first["data"]) == {"data/train.npz": hashlib.sha256(b"images").hexdigest()}
-    assert any(path.endswith("training/step.py") for path in json.loads(first["code"]))
-    inputs.code = {**inputs.code, "stages/training/step.py": "0" * 64}
+    step = str(Path(tensor_file.__file__).with_name("step.py"))
+    assert inputs.code[step] in json.loads(first["code"])
+    inputs.code = {f"elsewhere/{path}": digest for path, digest in inputs.code.items()}
+    assert fingerprint(inputs, "CPU, fp32") == first  # of a project that was moved
+    inputs.code[f"elsewhere/{step}"] = "0" * 64
     changed = fingerprint(inputs, "CPU, bf16")
     assert {what for what in first if first[what] != changed[what]} == {"code", "device"}
     assert json.loads(first["parameters"])["train"]["weight_decay"] == 5e-4
@@ -242,7 +245,8 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_no_training(small_
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert all(
-        "no checkpoint (No space left on device, 0 MiB are needed); the training goes on" in line for line in lines
+        "no checkpoint (No space left on device, 0 MiB are needed); an interruption would lose" in line
+        for line in lines
     )
     assert not list(FOLDER.glob("*"))
 

@@ -12,7 +12,8 @@ from stages.training import loop
 from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
 from stages.training.device import choose_backend
 from stages.training.distributed import Processes
-from stages.training.loop import Observer, State, batches, learning_rates, predict, train
+from stages.training.loop import batches, learning_rates, predict, train
+from stages.training.state import Observer, State
 from stages.training.step import Step
 from tests.training.toys import CPU, MEAN, STD, dataset, model, recipe
 

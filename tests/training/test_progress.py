@@ -4,8 +4,8 @@ import torch
 from stages.common.formats import Epoch
 from stages.training import progress as module
 from stages.training.device import Backend
-from stages.training.loop import State
 from stages.training.progress import Progress
+from stages.training.state import State
 from tests.training.toys import CPU, recipe
 
 

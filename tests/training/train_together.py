@@ -12,7 +12,8 @@ from torch import nn
 
 from stages.training.device import choose_backend
 from stages.training.distributed import joined_processes
-from stages.training.loop import Observer, train
+from stages.training.loop import train
+from stages.training.state import Observer
 from tests.training.toys import dataset, model, recipe
 
 
