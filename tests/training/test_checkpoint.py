@@ -100,11 +100,11 @@ def test_the_fingerprint_of_a_training_holds_parameters_data_code_torch_and_devi
     inputs = Inputs(lambda: recipe("cnn"), Path("data"))
     first = fingerprint(inputs, "CPU, fp32")
     assert json.loads(first["data"]) == {"data/train.npz": hashlib.sha256(b"images").hexdigest()}
-    step = str(Path(tensor_file.__file__).with_name("step.py"))
-    assert inputs.code[step] in json.loads(first["code"])
+    module = str(Path(tensor_file.__file__))
+    assert inputs.code[module] in json.loads(first["code"])
     inputs.code = {f"elsewhere/{path}": digest for path, digest in inputs.code.items()}
     assert fingerprint(inputs, "CPU, fp32") == first  # of a project that was moved
-    inputs.code[f"elsewhere/{step}"] = "0" * 64
+    inputs.code[f"elsewhere/{module}"] = "0" * 64
     changed = fingerprint(inputs, "CPU, bf16")
     assert {what for what in first if first[what] != changed[what]} == {"code", "device"}
     assert json.loads(first["parameters"])["train"]["weight_decay"] == 5e-4
