@@ -59,10 +59,10 @@ def read_dots(parameter: str) -> tuple[pd.DataFrame, list[str]]:
         try:
             rows = read_rows(revision, own, parameter)
             if not rows:
-                passed_over.append(f"{name} (differs in more than {parameter} and the seed)")
+                raise UserError(f"differs in more than {parameter} and the seed")
             found = rows | found  # the first of the same training counts, and that of the workspace before
         except UserError as error:
-            passed_over.append(f"{name} ({error})")
+            passed_over += [f"{name} ({error})"] if name else []
     if len({value for _, value, _ in found}) < 2:
         raise UserError(f"{parameter}: has one value in all experiments; vary it with `dvc exp run --set-param`")
     table = [(run, json.loads(value), seed, accuracy) for (run, value, seed), accuracy in found.items()]

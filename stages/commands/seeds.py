@@ -45,11 +45,11 @@ def main(args: Namespace) -> None:
         try:
             trainings = read_trainings(revision)
             if trainings.recipes != own.recipes:
-                passed_over.append(f"{name} (differs in more than the seed)")
-            elif trainings.seed not in study:
+                raise UserError("differs in more than the seed")
+            if trainings.seed not in study:
                 study[trainings.seed] = read_results(revision, trainings)
         except UserError as error:
-            passed_over.append(f"{name} ({error})")
+            passed_over += [f"{name} ({error})"] if name else []
     if args.missing is None:
         write_study(study, passed_over)
     elif 1 <= args.missing <= MOST:
@@ -70,13 +70,14 @@ def write_study(study: dict[int, list[SeedResult]], passed_over: list[str]) -> N
 
 
 def experiments() -> list[tuple[str, str]]:
-    """Name and revision of every finished experiment, of all commits."""
+    """Name and revision of every finished experiment; first, without a name, HEAD and the commits they began from."""
     try:
         with Repo() as repo:
-            by_commit = repo.experiments.ls(all_commits=True)
+            by_commit = {repo.scm.get_rev(): []} | repo.experiments.ls(all_commits=True)
     except DvcException as error:
         raise UserError(f"experiments cannot be listed: {printable(error)}") from error
-    return [(printable(name), revision) for found in by_commit.values() for name, revision in found]
+    named = [(printable(name), revision) for found in by_commit.values() for name, revision in found]
+    return [("", commit) for commit in by_commit] + named
 
 
 def read(revision: str | None, path: Path) -> bytes:

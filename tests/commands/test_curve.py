@@ -53,6 +53,12 @@ def test_each_training_that_differs_in_the_parameter_and_the_seed_is_a_dot(grid)
     ]
 
 
+def test_the_commit_that_the_workspace_differs_from_counts_too(grid, project):
+    resnet = yaml.safe_load(Path("params.yaml").read_text())["resnet"]
+    project.finish(accuracy=0.7, resnet=resnet | {"epochs": 10})
+    assert points() == [["resnet", 10, 42, 0.7], ["resnet", 100, 42, 0.9]]
+
+
 def test_experiments_that_differ_in_more_are_passed_over_and_named(grid, project):
     grid("short", 10, 0.7)
     grid("both", 2, 0.5, cnn={"epochs": 3})  # of the ResNet it is the same recipe

@@ -90,7 +90,7 @@ def test_any_value_in_any_place_is_read_as_it_is_or_named_in_one_short_line(tmp_
         content = read(path)
     except UserError as error:
         tried(f"any value in {name}", NAMED)
-        assert is_one_short_line_about(path, error)  # noqa: PT017
+        assert is_one_short_line_about(path, error)
     else:
         tried(f"any value in {name}", READ)
         assert isinstance(content, kind)
@@ -116,8 +116,8 @@ def test_a_place_that_is_missing_or_too_many_is_named(tmp_path, tried, name, dat
             read(path)
         except UserError as error:
             tried(f"a key missing in {name}, or one too many", NAMED)
-            assert is_one_short_line_about(path, error)  # noqa: PT017
-            assert said in str(error)  # noqa: PT017
+            assert is_one_short_line_about(path, error)
+            assert said in str(error)
         else:  # a mapping whose names are free
             assert [*where] in ([], ["ablation"], ["compare"], ["runs"], ["comparisons"])
 
@@ -137,7 +137,7 @@ def test_any_text_in_any_cell_is_read_as_it_is_or_named_in_one_short_line(tmp_pa
         read = read_csv(path, kind)
     except UserError as error:
         tried("any text in a cell of a table", NAMED)
-        assert is_one_short_line_about(path, error)  # noqa: PT017
+        assert is_one_short_line_about(path, error)
     else:
         tried("any text in a cell of a table", READ)
         value = list(read[row].model_dump(by_alias=True).items())
@@ -159,4 +159,4 @@ def test_a_table_in_which_any_part_is_replaced_is_read_or_named_in_one_short_lin
         tried("any part of a table replaced", READ)
     except UserError as error:
         tried("any part of a table replaced", NAMED)
-        assert is_one_short_line_about(path, error)  # noqa: PT017
+        assert is_one_short_line_about(path, error)

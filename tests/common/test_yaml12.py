@@ -116,8 +116,8 @@ def test_any_text_is_a_document_or_refused_in_one_line(tried, text):
         tried("any text as YAML", "read as it is")
     except UserError as error:
         tried("any text as YAML", "named in one line")
-        assert str(error).isprintable()  # noqa: PT017
-        assert len(str(error)) < 400  # noqa: PT017
+        assert str(error).isprintable()
+        assert len(str(error)) < 400
 
 
 def test_files_that_are_missing_large_or_no_text_are_named(tmp_path):

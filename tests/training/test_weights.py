@@ -118,9 +118,9 @@ def test_any_value_in_any_place_of_the_card_is_read_as_it_is_or_named_in_one_lin
         loaded = load_model(path)
     except UserError as error:
         tried("any value in a model card", "named in one line")
-        assert str(error).startswith(f"{path}: not a model of this pipeline (")  # noqa: PT017
-        assert str(error).isprintable()  # noqa: PT017
-        assert len(str(error)) < len(str(path)) + 1000  # noqa: PT017
+        assert str(error).startswith(f"{path}: not a model of this pipeline (")
+        assert str(error).isprintable()
+        assert len(str(error)) < len(str(path)) + 1000
     else:
         tried("any value in a model card", "read as it is")
         assert found(loaded.card, place) == value
