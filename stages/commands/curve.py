@@ -22,9 +22,10 @@ from stages.common.files import write_bytes
 from stages.evaluation.significance import accuracy_interval
 from stages.reporting.figures import MARKERS, percent_ticks
 from stages.reporting.provenance import flat
-from stages.reporting.wording import percent
+from stages.reporting.wording import percent, scientific, short
 
 FORMS = ("png", "svg")
+LABELLED = 8  # values, each of which has a label on the axis
 
 
 def main(args: Namespace) -> None:
@@ -98,7 +99,7 @@ def is_number(values: pd.Series) -> bool:
 
 
 def draw(dots: pd.DataFrame, parameter: str, images: int) -> Figure:
-    """Accuracies against the values, whose axis is logarithmic where they are positive and span a factor of ten.
+    """Accuracies against the values, whose axis is logarithmic if they are positive and span a factor of ten.
 
     Args:
         dots: see `read_dots`.
@@ -106,16 +107,27 @@ def draw(dots: pd.DataFrame, parameter: str, images: int) -> Figure:
     """
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
-    values = dots["value"].drop_duplicates()
-    for number, (run, of_run) in enumerate(dots.groupby("run", observed=True)):
+    values = dots["value"].unique().tolist()
+    numbers = is_number(dots["value"])
+    places = dict(zip(values, values if numbers else range(len(values)), strict=True))
+    low, high = min(places.values()), max(places.values())
+    logarithmic = numbers and low > 0 and high >= 10 * low
+    runs = list(dots.groupby("run", observed=True))
+    for number, (run, of_run) in enumerate(runs):
+        side = 0.008 * (number - (len(runs) - 1) / 2)  # of the axis, so that runs do not hide each other
+        x = of_run["value"].map(places)
+        x = x * (high / low) ** side if logarithmic else x + side * (high - low)
         accuracy = of_run["accuracy"].to_numpy()
         ends = np.array([accuracy_interval(np.arange(images) < round(a * images)) for a in accuracy])
         errors = np.clip([accuracy - ends[:, 0], ends[:, 1] - accuracy], 0, None)
         marker, color = MARKERS[number % len(MARKERS)], f"C{number}"
-        axes.errorbar(of_run["value"], accuracy, errors, fmt=marker, color=color, capsize=3, linewidth=1, label=run)
-        axes.plot(of_run.groupby("value", sort=False)["accuracy"].mean(), color=color, linewidth=1.4, alpha=0.6)
-    if is_number(values) and values.min() > 0 and values.max() >= 10 * values.min():
+        axes.errorbar(x, accuracy, errors, fmt=marker, color=color, capsize=3, linewidth=1, label=run)
+        axes.plot(of_run["accuracy"].groupby(x).mean(), color=color, linewidth=1.4, alpha=0.6)
+    if logarithmic:
         axes.set_xscale("log")
+    if len(places) <= LABELLED:
+        axes.set_xticks([*places.values()], [scientific(v) if numbers else short(v) for v in places])
+        axes.minorticks_off()
     axes.set(xlabel=parameter, ylabel="Test accuracy, with 95% interval")
     percent_ticks(axes.yaxis)
     axes.grid(axis="y")
