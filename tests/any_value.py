@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 Place = tuple[str | int, ...]
 
@@ -40,5 +41,5 @@ def replaced(document: Any, place: Place, value: Any) -> Any:
 def found(model: Any, place: Place) -> Any:
     """The value in this place of a pydantic model."""
     for key in place:
-        model = getattr(model, str(key)) if hasattr(model, "model_fields") else model[key]
+        model = getattr(model, str(key)) if isinstance(model, BaseModel) else model[key]
     return model

@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -416,18 +417,16 @@ def test_on_a_terminal_of_80_columns_nothing_is_cut_off(workspace):
 TOGETHER = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", *TRAIN)
 
 
-def kill_rank(rank: int) -> bool:
-    """Kill the training process of this rank once there is a checkpoint; true if it was killed."""
-    if not CHECKPOINT.exists():
-        return False
-    for process in psutil.process_iter():
+def signal_rank(rank: int, number: int) -> list[int]:
+    """Send the training process of this rank a signal, once there is a checkpoint; its id, or none."""
+    for process in psutil.process_iter() if CHECKPOINT.exists() else ():
         try:
             if process.cwd() == os.getcwd() and process.environ().get("RANK") == str(rank):
-                process.kill()
-                return True
+                process.send_signal(number)
+                return [process.pid]
         except psutil.Error:
             continue
-    return False
+    return []
 
 
 def test_two_processes_train_as_one_and_one_that_dies_ends_both(long, stage):
@@ -441,20 +440,18 @@ def test_two_processes_train_as_one_and_one_that_dies_ends_both(long, stage):
     remove_results()
     CHECKPOINT.unlink()
 
-    killed = False
+    killed = []
 
     def kill_once() -> bool:
-        nonlocal killed
-        killed = killed or kill_rank(1)
+        if not killed:
+            killed.extend(signal_rank(1, signal.SIGKILL))
         return False
 
     stopped = stage(*TOGETHER, kill_when=kill_once, OMP_NUM_THREADS="1")
     assert killed
     assert stopped.returncode != 0
     (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("train: ")]
-    assert re.search(
-        r"another of the 2 processes ended, so this training ended too|stopped \(SIGTERM\)|terminated", line
-    )
+    assert re.search(r"another of the 2 processes ended, so this training ended too|stopped \(SIGTERM\)", line)
     assert "models/resnet.safetensors" not in results()
 
     again = stage(*TOGETHER, OMP_NUM_THREADS="1")
@@ -475,3 +472,40 @@ def test_what_several_processes_cannot_do_is_refused_by_name(workspace, stage, p
     assert done.returncode != 0
     assert message in done.stderr
     assert outputs(workspace) == []
+
+
+def test_two_machines_with_different_parameters_are_refused_before_the_training(workspace, tmp_path_factory):
+    """Two launchers, each in a folder of its own, as on machines that share none."""
+    other = tmp_path_factory.mktemp("other") / "machine"
+    shutil.copytree(workspace, other)
+    set_param("train", "momentum", 0.8)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    together = ("torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", *together, f"--master-port={port}", f"--node-rank={rank}", "-m", *TRAIN],
+            cwd=folder, env=environment, stderr=subprocess.PIPE, text=True,
+        )
+        for rank, folder in enumerate((workspace, other))
+    ]  # fmt: skip
+    said = [node.communicate()[1] for node in nodes]
+    assert all(node.returncode for node in nodes)
+    line = "train: the 2 processes began with different parameters; give all of them the same files"
+    assert any(line in lines.splitlines() for lines in said)
+    assert outputs(workspace) == outputs(other) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_process_that_waits_for_another(long, stage):
+    """The other one is stopped in its tracks, and the launcher kills it after half a minute."""
+
+    def one_is_stopped() -> bool:
+        found = signal_rank(1, signal.SIGSTOP)
+        time.sleep(2 * len(found))  # until the other one waits for it
+        return bool(found)
+
+    done = stage(*TOGETHER, kill_when=one_is_stopped, by=signal.SIGINT, OMP_NUM_THREADS="1")
+    assert done.returncode != 0
+    assert "train: stopped (SIGINT) while it waited for another process; run the same command" in done.stderr

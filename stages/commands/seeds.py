@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.scm import map_scm_exception
 from pydantic import ValidationError
 
 from stages.common import cli
@@ -72,7 +73,7 @@ def write_study(study: dict[int, list[SeedResult]], passed_over: list[str]) -> N
 def experiments() -> list[tuple[str, str]]:
     """Name and revision of every finished experiment; first, without a name, HEAD and the commits they began from."""
     try:
-        with Repo() as repo:
+        with map_scm_exception(), Repo() as repo:
             by_commit = {repo.scm.get_rev(): []} | repo.experiments.ls(all_commits=True)
     except DvcException as error:
         raise UserError(f"experiments cannot be listed: {printable(error)}") from error

@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from stages.common.errors import UserError, explain, printable
 
-MAX_BYTES = 2**30  # of a file that is read whole
+MAX_BYTES = 2**30  # of a file that is read whole, unless it may be larger
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -78,7 +78,7 @@ def read_bytes(path: Path, most: int = MAX_BYTES, missing: str = "no such file; 
     """The content of a regular file of at most `most` bytes. A device or a pipe is refused without waiting for it.
 
     Raises:
-        UserError: there is no such file (`missing` says so), it is larger, or it cannot be read.
+        UserError: there is no such file (`missing` says so), it is larger, it cannot be read, or it changes meanwhile.
     """
     where = printable(path)
     try:
@@ -86,9 +86,11 @@ def read_bytes(path: Path, most: int = MAX_BYTES, missing: str = "no such file; 
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{where}: not a regular file")
-            content = file.read(most + 1) if status.st_size <= most else b""
-            if status.st_size > most or len(content) > most:
+            if status.st_size > most:
                 raise UserError(f"{where}: larger than {most:,} bytes")
+            content = file.read(status.st_size + 1)
+            if len(content) != status.st_size:
+                raise UserError(f"{where}: changed while it was read")
             return content
     except FileNotFoundError as error:
         raise UserError(f"{where}: {missing}") from error

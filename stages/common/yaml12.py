@@ -1,4 +1,7 @@
-"""YAML files, read as YAML 1.2, as DVC reads them."""
+"""YAML files, read as YAML 1.2.
+
+DVC does so too, and also knows dates, merge keys, binary numbers and numbers with underscores, which this does not.
+"""
 
 import re
 from pathlib import Path
@@ -13,7 +16,7 @@ MAX_BYTES = 2**20  # of a file
 
 
 class Yaml12(yaml.SafeLoader):
-    """YAML 1.2, as DVC reads it: `1e-05`, which DVC writes for `-S train.weight_decay=1e-5`, is a number, and `no` a
+    """YAML 1.2: `1e-05`, which DVC writes for `-S train.weight_decay=1e-5`, is a number, and `no` a
     string. PyYAML's default, YAML 1.1, reads a string and a boolean."""
 
     yaml_implicit_resolvers: dict[str, list] = {}  # noqa: RUF012

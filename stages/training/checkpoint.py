@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stages.common.errors import UserError, explain, printable
-from stages.common.files import read_bytes, replacing, write_csv
+from stages.common.files import replacing, write_csv
 from stages.common.formats import HISTORY, Epoch, of_run
 from stages.common.inputs import Inputs
 from stages.common.params import Recipe, Section
@@ -55,13 +55,14 @@ class Checkpoint:
         self.snapshot: Snapshot | None = None
         self.saved = 0  # epochs in the last checkpoint that was written
         self.time = float("-inf")  # of the last checkpoint
+        self.failed = False  # and a line said so
 
     def load(self, model: nn.Module) -> State | None:
         """The state of an interrupted training of the model, or None; prints why a checkpoint is not used."""
         if not self.path.exists():
             return None
         try:
-            text, tensors = tensor_file.from_bytes(read_bytes(self.path))
+            text, tensors = tensor_file.read(self.path)
             found = Header.model_validate(text)
             state = _state(found, tensors, model)
         except (UserError, ValueError) as error:
@@ -109,20 +110,21 @@ class Checkpoint:
         with replacing(self.path) as file:
             file.write(snapshot.layout.head(header, snapshot.content))
             file.write(snapshot.content)
-        self.saved = len(header["history"])
+        self.saved, self.failed = len(header["history"]), False
 
     def _wait(self) -> None:
         if self.writing:
             self.writing.exception()
 
     def _report(self) -> None:
-        """Say in a line that the checkpoint before could not be written."""
+        """Say in a line that the checkpoint before could not be written, once until one is."""
         error = self.writing.exception() if self.writing else None
         self.writing = None
-        if isinstance(error, OSError) and self.snapshot:
+        if isinstance(error, OSError) and self.snapshot and not self.failed:
+            self.failed = True
             reason = f"{error.strerror}, {self.snapshot.layout.size / 2**20:,.0f} MiB are needed"
             print(f"{self.path}: no checkpoint ({reason}); an interruption would lose this training, which continues")
-        elif error:
+        elif error and not isinstance(error, OSError):
             raise error
 
     def close(self) -> None:
@@ -192,7 +194,7 @@ def discard_finished(run: str) -> None:
     """Remove the checkpoint of a finished training of this run, since DVC has its results; leave one to be resumed."""
     path = FOLDER / f"{run}.safetensors"
     try:
-        if path.exists() and Header.model_validate(tensor_file.from_bytes(read_bytes(path))[0]).finished:
+        if path.exists() and Header.model_validate(tensor_file.read(path)[0]).finished:
             path.unlink()
     except (UserError, ValueError):
         return  # damaged: the next training says so and starts from epoch 1

@@ -25,6 +25,8 @@ OLDEST_TORCH = (2, 11)
 # saves about 0.1 s an epoch. On a CPU no model gains by it (docs/performance.md).
 COMPILE_FROM_IMAGES = 5_000_000
 
+COMPILED = Path(".cache/compiled")  # what the compiler keeps between runs
+
 ALONE = Processes()
 
 
@@ -58,6 +60,8 @@ class Backend:
         # Inductor chooses kernels by timing unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
         whole = self.processes.world_size == 1  # DistributedDataParallel breaks the graph
+        # It unpickles what lies there, by default in a folder of /tmp that another user may have made
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(COMPILED))
         return torch.compile(function, dynamic=False, fullgraph=whole, options={"deterministic": True})
 
     def replayed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
@@ -130,10 +134,10 @@ def explained(recipe: Recipe, backend: Backend) -> Iterator[None]:
         yield
     except RuntimeError as error:
         world_size = backend.processes.world_size
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if any(words in str(error) for words in ("out of memory", "can't allocate memory")):
             raise UserError(
                 f"{backend.device_name} ran out of memory at train.batch_size = {recipe.train.batch_size} with "
-                f"{recipe.settings.title}; make the batch or the model smaller"
+                f"{recipe.settings.title}; make the batch, the images or the model smaller, or end what else uses it"
             ) from error
         if world_size > 1 and is_lost_connection(error):
             raise UserError(

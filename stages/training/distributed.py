@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +23,7 @@ from stages.common.params import Train
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe")  # in gloo's messages
 TIMEOUT = timedelta(minutes=5)  # for a collective whose other ranks do not come
-GRACE = 5  # seconds between SIGTERM and the end of a rank that waits for the device and cannot handle it
+GRACE = 5  # seconds between a signal and the end of a rank that waits for the others and cannot handle it
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,12 @@ class Processes:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def check_same(self, digest: str) -> None:
-        """Raise a RuntimeError if another process passed another digest."""
+    def differing(self, values: dict[str, str]) -> list[str]:
+        """The names of the values that are not the same in all processes; each must pass the same names."""
+        gathered = [values] * self.world_size
         if self.world_size > 1:
-            digests: list[str | None] = [None] * self.world_size
-            dist.all_gather_object(digests, digest)
-            if len(set(digests)) > 1:
-                raise RuntimeError(f"the {self.world_size} processes ended with different weights: {digests}")
+            dist.all_gather_object(gathered, values)
+        return [name for name in values if len({of_one[name] for of_one in gathered}) > 1]
 
 
 def check_processes(train: Train, world_size: int) -> None:
@@ -116,11 +116,9 @@ def joined_processes() -> Iterator[Processes]:
     if device:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device)
-    _end_when_terminated()
-    try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
-    finally:
-        dist.destroy_process_group()
+    _end_when_stopped()
+    yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
+    dist.destroy_process_group()  # not after an error: NCCL would wait for what the others never begin
 
 
 def is_lost_connection(error: RuntimeError) -> bool:
@@ -128,10 +126,11 @@ def is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(words in str(error) for words in LOST)
 
 
-def _end_when_terminated() -> None:
-    """End on SIGTERM also while the main thread waits in a collective, where Python's handlers cannot run.
+def _end_when_stopped() -> None:
+    """End on SIGINT and SIGTERM also while the main thread waits in a collective, where Python's handlers cannot run.
 
-    torchrun sends it to all ranks when one has died, and kills them half a minute later without a word.
+    torchrun sends one to all ranks when it was stopped or a rank has died, and kills them half a minute later without a
+    word.
     """
     ours, notified = socket.socketpair()
     notified.setblocking(False)
@@ -139,13 +138,14 @@ def _end_when_terminated() -> None:
 
     def wait() -> None:
         with notified:  # keeps the socket open
-            while ours.recv(1) != bytes([signal.SIGTERM]):
+            while (number := ours.recv(1)[0]) not in (signal.SIGINT, signal.SIGTERM):
                 pass
-            with contextlib.suppress(TimeoutError):
-                ours.settimeout(GRACE)
-                ours.recv(1)
-        line = "train: terminated (SIGTERM) while it waited for another process; run it again to resume"
+            time.sleep(GRACE)
+        if signal.getsignal(number) == signal.SIG_IGN:  # the main thread has handled it, see `cli.run`
+            return
+        by = signal.Signals(number).name
+        line = f"train: stopped ({by}) while it waited for another process; run the same command to resume"
         print(line, file=sys.stderr, flush=True)
-        os._exit(128 + signal.SIGTERM)
+        os._exit(128 + number)
 
     Thread(target=wait, daemon=True).start()

@@ -30,8 +30,9 @@ def train(
 ) -> State:
     """Train a freshly built model, testing it after each epoch, or resume an interrupted training.
 
-    The host waits for the device once an epoch, to read the sums. Order, crops and flips follow from seed and epoch, so
-    they are the same on every device. Several processes share each batch and the test images, and return the same.
+    The host waits for the device twice an epoch, to read the sums of training and of testing. Order, crops and flips
+    follow from seed and epoch, so they are the same on every device. Several processes share each batch and the test
+    images, and return the same.
 
     Args:
         resumed: the last state that `on_epoch` received, in a call with the same other arguments.

@@ -109,7 +109,7 @@ def _average(x: Tensor) -> Tensor:
 def build_model(settings: Cnn | Resnet, classes: int, seed: int) -> nn.Module:
     """A freshly initialised model, the same for the same arguments on any machine.
 
-    The global random state is left as it was.
+    The CPU's random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**64)

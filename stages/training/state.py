@@ -37,4 +37,4 @@ class Observer:
         """A batch of this many images was handed to the device."""
 
     def on_epoch(self, state: State) -> None:
-        """An epoch is over. The tensors of the state change when this returns."""
+        """An epoch is over. The next one overwrites the tensors of the state: copy what is to be kept."""

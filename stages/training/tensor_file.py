@@ -6,6 +6,7 @@ without stopping the training (safetensors' own writer holds the interpreter's l
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -13,6 +14,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from stages.common.files import read_bytes
+
+MAX_BYTES = 2**36  # of a file
 ENTRY = "card"  # the one entry of metadata: safetensors writes several in random order
 NAMES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
@@ -60,6 +64,15 @@ def to_bytes(card: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
         view.copy_(tensors[name])
     content = buffer.numpy().data
     return layout.head(card, content) + content.tobytes()
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The content of a file, see `from_bytes`.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    return from_bytes(read_bytes(path, MAX_BYTES))
 
 
 def from_bytes(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:

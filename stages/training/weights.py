@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from stages.common.dataset import DatasetInfo
 from stages.common.errors import UserError, explain, printable
-from stages.common.files import read_bytes
 from stages.common.params import Recipe, Section
 from stages.training import tensor_file
 from stages.training.augmentation import Normalise
-from stages.training.device import exact_backend
+from stages.training.device import exact_backend, explained
 from stages.training.loop import predict
 from stages.training.models import build_model, count_parameters
 
@@ -55,11 +54,15 @@ class Classifier:
 
         Args:
             images: uint8 N×H×W×3, H and W as in training (`card.data.image_size`).
+
+        Raises:
+            UserError: the device has too little memory.
         """
         backend = exact_backend()
-        normalise = Normalise(self.card.data.mean, self.card.data.std, backend.device)
-        network, pixels = backend.place(self.network), torch.from_numpy(images).to(backend.device)
-        return predict(network, pixels, normalise, backend).double().softmax(1).cpu().numpy()
+        with explained(self.card.recipe, backend):
+            normalise = Normalise(self.card.data.mean, self.card.data.std, backend.device)
+            network, pixels = backend.place(self.network), torch.from_numpy(images).to(backend.device)
+            return predict(network, pixels, normalise, backend).double().softmax(1).cpu().numpy()
 
 
 def load_model(path: str | Path) -> Classifier:
@@ -69,9 +72,8 @@ def load_model(path: str | Path) -> Classifier:
         UserError: the file is missing, damaged, or not one of ours.
     """
     path = Path(path)
-    content = read_bytes(path)
     try:
-        text, weights = tensor_file.from_bytes(content)
+        text, weights = tensor_file.read(path)
         card = Card.model_validate(text)
         with torch.device("meta"):  # no memory for weights that are replaced at once
             network = build_model(card.recipe.settings, len(card.data.classes), seed=0)

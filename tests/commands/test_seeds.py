@@ -149,6 +149,12 @@ def test_outside_of_a_repository_it_ends_in_one_line(project, tmp_path):
         collect()
 
 
+def test_a_repository_without_a_commit_ends_in_one_line(project, tmp_path):
+    (tmp_path / ".git/refs/heads/main").unlink()
+    with pytest.raises(UserError, match=r"^experiments cannot be listed: Empty git repo"):
+        seeds.experiments()
+
+
 def test_the_command_line(project, stage):
     done = stage("stages.commands.seeds", "--missing", "3")
     assert (done.returncode, done.stdout, done.stderr) == (0, "43,44\n", "")

@@ -84,7 +84,7 @@ def test_a_study_that_these_runs_are_no_part_of_is_foreign(study, results, old, 
     assert found.foreign_study
 
 
-def test_accuracies_of_a_study_may_be_those_of_the_training(study, results):
+def test_accuracies_of_a_study_are_those_of_the_training(study, results):
     change("metrics/train/cnn.json", '"accuracy": 0.8,', '"accuracy": 0.75,')
     change("plots/seeds.csv", "42,cnn,0.8,", "42,cnn,0.75,")
     assert results().study is not None

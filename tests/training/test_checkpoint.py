@@ -242,12 +242,8 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_no_training(small_
         writing._wait()
     writing.save(state, finished=True)
     writing.close()
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    assert all(
-        "no checkpoint (No space left on device, 0 MiB are needed); an interruption would lose" in line
-        for line in lines
-    )
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "no checkpoint (No space left on device, 0 MiB are needed); an interruption would lose" in line
     assert not list(FOLDER.glob("*"))
 
 

@@ -3,6 +3,7 @@ import platform
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from stages.training import device
 from stages.training.device import COMPILE_FROM_IMAGES, Backend, choose_backend
 from stages.training.distributed import Processes
 from tests.training.toys import recipe
+
+ROOT = Path(__file__).parents[2]
 
 
 def choose(precision: str = "fp32", compile: bool | str = False, images: int = 0) -> Backend:
@@ -129,11 +132,12 @@ def test_an_operation_that_is_not_deterministic_raises_and_tf32_is_off(no_gpu):
 
 
 @pytest.mark.slow
-def test_deterministic_mode_reaches_the_compilation_of_the_backward_pass(tmp_path):
+def test_deterministic_mode_reaches_the_compilation_of_the_backward_pass_and_its_cache_is_private(tmp_path):
     """Inductor's own switch, read where it lowers the backward graph, in a thread of the autograd engine."""
     code = """
 import torch
 from torch._inductor.graph import GraphLowering
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from stages.training.device import Backend
 seen = []
 original = GraphLowering.run
@@ -144,10 +148,13 @@ GraphLowering.run = run
 f = Backend(torch.device("cpu"), "fp32", compile=True).compiled(lambda x: (x * 2).sin().sum())
 f(torch.ones(4, requires_grad=True)).backward()
 print(seen)
+print(cache_dir())
 """
-    environment = os.environ | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "[(False, True), (True, True)]\n"
+    environment = os.environ | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"[(False, True), (True, True)]\n{tmp_path}/.cache/compiled\n"
 
 
 def test_one_process_compiles_a_whole_graph_and_several_may_break_it():

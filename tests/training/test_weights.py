@@ -1,8 +1,10 @@
 import random
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -50,6 +52,29 @@ def test_probabilities_are_the_softmax_of_the_networks_logits_on_normalised_imag
     with torch.no_grad():
         expected = build().eval()((x - mean) / std).double().softmax(1)
     torch.testing.assert_close(torch.from_numpy(classifier.probabilities(images)), expected, atol=1e-6, rtol=0)
+
+
+def test_too_little_memory_for_the_images_ends_in_one_line(tmp_path):
+    """A real limit on the address space of this process."""
+    (tmp_path / "cnn.safetensors").write_bytes(CONTENT)
+    classifier, images = load_model(tmp_path / "cnn.safetensors"), np.zeros((1000, 256, 256, 3), np.uint8)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"ran out of memory .* make the batch, the images or the model smaller"):
+            classifier.probabilities(images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_file_of_more_than_a_gibibyte_is_read(tmp_path):
+    tensors = {"large": torch.arange(2**28 + 2**20, dtype=torch.float32)}
+    with (tmp_path / "large.safetensors").open("wb") as file:
+        file.write(tensor_file.to_bytes({"x": "y"}, tensors))
+    card, found = tensor_file.read(tmp_path / "large.safetensors")
+    assert card == {"x": "y"}
+    assert found["large"].equal(tensors["large"])
 
 
 def test_safetensors_own_reader_finds_the_same_tensors_and_one_entry_of_metadata(tmp_path):
