@@ -39,8 +39,8 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	@echo '    source $(VENV)/bin/activate'
 	@echo '    dvc exp run -S train.weight_decay=1e-3'
 	@echo '    dvc metrics diff; dvc plots diff; dvc exp show --only-changed; make compare'
-	@echo 'Each `dvc exp run` starts from the files as they are, so that changes add up; `git restore .` takes them back,'
-	@echo 'and DVC keeps the experiments (dvc exp list -A). Back to the full experiment on CIFAR-10, then `make repro`:'
+	@echo 'Each `dvc exp run` starts from the files as they are, so that changes add up; `git restore . && dvc checkout`'
+	@echo 'takes them back, and DVC keeps the experiments (dvc exp list -A). Back to CIFAR-10, and then `make repro`:'
 	@back=$$(git rev-parse --quiet --verify --abbrev-ref '@{-1}') || back=main; \
 	    echo "    git switch $${back:---detach $$(git rev-parse --short '@{-1}')}"
 
@@ -67,7 +67,7 @@ seeds: repository environment ## the experiment with N=5 seeds, and what they sh
 	python -m stages.commands.seeds
 	dvc repro
 
-compare: repository environment ## every experiment beside the others: what it changes, and its accuracies
+compare: repository environment ## the experiments of this commit side by side: changes and accuracies
 	@python -m stages.commands.compare
 
 # Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.

@@ -35,6 +35,8 @@ def read_source(data: Data) -> Source:
         case "images":
             return image_files.read(path, data.image_size)
         case "digits":
+            if path:
+                print("data.path is not read: the digits come with scikit-learn")
             return digits.read(data.image_size)
 
 

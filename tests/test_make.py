@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -51,12 +52,17 @@ def test_of_the_clone_of_another_user_it_says_what_git_says(tmp_path):
 
 def test_an_old_python_is_refused_before_anything_is_made(tmp_path):
     old = tmp_path / "python3.9"
-    old.write_text("#!/bin/sh\necho 'Python 3.11 or newer is needed, and this is 3.9' >&2\nexit 1\n")
+    pretend = "import sys; sys.version_info, sys.version = (3, 9), '3.9.2'; exec(sys.argv[1])"
+    made = f'[ "$1" = -c ] || {{ touch {tmp_path}/made; exit 1; }}'
+    old.write_text(f'#!/bin/sh\n{made}\nexec {sys.executable} -c "{pretend}" "$2"\n')
     old.chmod(0o755)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    assert make(tmp_path, "environment", f"PYTHON={old}").returncode == 2
+    refused = make(tmp_path, "environment", f"PYTHON={old}")
+    assert refused.returncode == 2
+    assert f"Python 3.11 or newer is needed, and {old} is 3.9.2" in refused.stderr
     assert not (tmp_path / ".venv").exists()
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.fixture

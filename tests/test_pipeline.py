@@ -69,7 +69,7 @@ def test_the_page_of_plots_has_every_chart(finished):
         "Test accuracy",
         "Training accuracy",
         "Test loss",
-        "Training less test accuracy",
+        "Training minus test accuracy",
         *RUNS,
         "Learning rate",
         "F1 of each class",

@@ -4,7 +4,6 @@ import os
 import pty
 import random
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -274,7 +273,7 @@ def test_the_history_has_a_row_for_each_finished_epoch_while_the_training_runs(l
 
     stage(*TRAIN, kill_when=look)
     assert seen == sorted(seen)
-    assert seen[0] < EPOCHS
+    assert len(set(seen) & set(range(1, 6))) >= 3
 
 
 def test_a_second_training_of_the_run_is_refused(workspace, stage):
@@ -283,34 +282,6 @@ def test_a_second_training_of_the_run_is_refused(workspace, stage):
     assert done.returncode == 1
     assert done.stderr == "train: resnet: another process trains this run in this folder; wait for it, or stop it\n"
     assert outputs(workspace) == []
-
-
-def test_a_training_ends_when_the_dvc_that_started_it_is_gone(long, stage):
-    """A parent without DVC_STAGE starts a shell with it, and that the stage, as DVC does; then the parent is killed."""
-    set_param("resnet", "epochs", 100 * EPOCHS)
-    shell = f"{sys.executable} -m {' '.join(TRAIN)}; true"  # `; true` keeps the shell as a process between the two
-    parent_code = (
-        "import os, subprocess, sys; subprocess.run(['sh', '-c', sys.argv[1]], env=os.environ | {'DVC_STAGE': 'train'})"
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", parent_code, shell],
-        env=environment | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 60
-    while not CHECKPOINT.exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    (training,) = [
-        child for child in psutil.Process(parent.pid).children(recursive=True)
-        if "stages.train" in child.cmdline() and child.name() != "sh"
-    ]  # fmt: skip
-    parent.kill()
-    parent.wait()
-    psutil.wait_procs([training], timeout=20)
-    assert not training.is_running()
 
 
 def test_results_that_cannot_be_written_end_in_one_line(workspace, stage):
@@ -352,7 +323,6 @@ def test_running_out_of_memory_names_the_batch_size_and_writes_nothing(workspace
     (line,) = done.stderr.splitlines()
     assert "ran out of memory at train.batch_size = 16 with ResNet-10, 1024 channels; make the batch" in line
     assert outputs(workspace) == []
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
 @pytest.mark.parametrize(

@@ -165,4 +165,4 @@ def precisions(session: Session) -> None:
         differences.append(accuracies[0] - accuracies[1])
         longest = max(longest, time.monotonic() - began)
     mean = statistics.mean(differences)
-    session.page.write(f"First precision less second, mean over {len(differences)} seeds: {100 * mean:+.2f} points.")
+    session.page.write(f"First precision minus second, mean over {len(differences)} seeds: {100 * mean:+.2f} points.")

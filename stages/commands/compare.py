@@ -40,7 +40,7 @@ def main(args: Namespace) -> None:
     for table in tables(experiments, args.width):
         console.print(table)
         print()
-    print("Test accuracies in percent, comparisons (first less second) in points.")
+    print("Test accuracies in percent, comparisons (first minus second) in points.")
     if passed_over:
         print(f"Passed over, because their results have another layout ({len(passed_over)}): {listed(passed_over)}")
     if unsaved:

@@ -2,7 +2,7 @@
 
 import zipfile
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from stages.common.errors import UserError, printable
 from stages.common.files import read_json, replacing, write_json
 from stages.common.formats import DATA, Text
-from stages.common.params import Section
+from stages.common.params import Section, SourceName
 
 PerChannel = Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -29,7 +29,7 @@ class DatasetInfo(Section):
     """dataset.json."""
 
     name: Text
-    source: Literal["cifar10", "images", "digits"]  # data.source
+    source: SourceName
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of what was read
     classes: Annotated[list[Text], Field(min_length=2, max_length=10_000)]
     image_size: Annotated[int, Field(ge=8, le=512)]  # pixels

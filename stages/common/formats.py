@@ -33,7 +33,7 @@ class Metrics(Section):
     accuracy: Fraction  # on the test set, of the weights kept
     loss: Loss
     last_accuracy: Fraction  # on the test set, after the last epoch
-    gap: Difference  # training less test accuracy, of the last epoch
+    gap: Difference  # training minus test accuracy, of the last epoch
     best_epoch: Annotated[int, Field(ge=1)]
 
 
@@ -52,7 +52,7 @@ class Timing(Section):
 class Comparison(Section):
     """metrics/compare/NAME.json: is the first run's model better than the second's?"""
 
-    difference: Difference  # test accuracy of the first less that of the second
+    difference: Difference  # test accuracy of the first minus that of the second
     p: Probability  # McNemar's exact test
 
 

@@ -15,6 +15,7 @@ PARAMS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**31)]
 WeightDecay = Annotated[float, Field(ge=0, lt=1)]
+SourceName = Literal["cifar10", "images", "digits"]
 Checked = TypeVar("Checked", bound=BaseModel)
 # A name of a run, of a comparison or of a parameter: part of file names and of command lines
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -25,7 +26,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    source: Literal["cifar10", "images", "digits"]
+    source: SourceName
     path: Annotated[str, Field(min_length=1, max_length=4096)] | None
     image_size: Annotated[int, Field(ge=8, le=512)]  # pixels
 

@@ -1,6 +1,6 @@
 """Tests of a difference in accuracy: between two models on the same images, and two recipes over seeds.
 
-Accuracies and their differences are fractions, first less second; every interval is a 95 % interval.
+Accuracies and their differences are fractions, first minus second; every interval is a 95 % interval.
 """
 
 from bisect import bisect_left

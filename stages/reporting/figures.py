@@ -58,10 +58,10 @@ def loss(runs: list[Run]) -> Figure:
 
 
 def gap(runs: list[Run]) -> Figure:
-    """Training less test accuracy over the epochs."""
+    """Training minus test accuracy over the epochs."""
     figure, axes = _curves(runs, "generalization_gap")
     axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8, zorder=1)
-    axes.set_ylabel("Training less test accuracy")
+    axes.set_ylabel("Training minus test accuracy")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: Formatter.fix_minus(f"{100 * value:z.3g} pt")))
     return figure
 

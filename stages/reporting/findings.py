@@ -63,7 +63,10 @@ def _difference(comparison: Comparison) -> str:
 
 def notes(params: Params, results: Results) -> list[str]:
     """Guidance for reading the verdicts. A command or a file stands in backticks; no name from outside does."""
-    sentences = [f"A verdict speaks of a difference where p is below {SIGNIFICANT}."]
+    sentences = [
+        "p is the chance of a difference at least as large if there were none. A verdict names the better one where p is "
+        f"below {SIGNIFICANT}."
+    ]
     if params.train.keep == "best":
         sentences.append(
             "The best epoch was chosen on the test set, so these accuracies are slightly too high; the tables also "

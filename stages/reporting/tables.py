@@ -104,7 +104,7 @@ def study_tables(study: pd.DataFrame, results: Results) -> dict:
         for run in results.runs
     )
     compared = [(pair, seed_accuracies(pair, study)) for pair in results.pairs if not pair.same_recipe]
-    by_pair = pd.DataFrame(_seed_row(pair.joined("less"), *accuracies) for pair, accuracies in compared)
+    by_pair = pd.DataFrame(_seed_row(pair.joined("minus"), *accuracies) for pair, accuracies in compared)
     return {"seeds": study.index.tolist(), "runs": by_run, "pairs": by_pair}
 
 

@@ -26,7 +26,7 @@ def draw_epoch(seed: int, epoch: int, count: int, crop_padding: int, flip: bool)
 
 
 class Normalise:
-    """uint8 N×H×W×3 → float32 N×3×H×W in channels_last: pixels in [0, 1], less the mean, over the deviation."""
+    """uint8 N×H×W×3 → float32 N×3×H×W in channels_last: pixels in [0, 1], minus the mean, over the deviation."""
 
     def __init__(self, mean: list[float], std: list[float], device: torch.device):
         self.mean = torch.tensor(mean, device=device).view(3, 1, 1)

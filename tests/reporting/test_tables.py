@@ -85,7 +85,7 @@ def test_a_study_gives_mean_and_spread_over_the_seeds(study, results):
     table = tables.study_tables(found.study, found)
     # 0.9, 0.88, 0.9, 0.9: mean 0.895, standard deviation 0.01
     assert ["resnet", "89.50%", "1.00", "88.00%", "90.00%", "88.50%"] in rows(table["runs"])
-    assert rows(table["pairs"])[2][:2] == ["Weight decay 5e-4 less 1e-4", "+4.00"]
+    assert rows(table["pairs"])[2][:2] == ["Weight decay 5e-4 minus 1e-4", "+4.00"]
     assert table["seeds"] == [42, 43, 44, 45]
 
 

@@ -3,7 +3,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from stages.common.dataset import Split
@@ -46,14 +45,6 @@ def test_a_batch_is_in_channels_last_layout():
     )
     assert x.shape == (4, 3, 8, 8)
     assert x.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_normalising_is_torchvisions():
-    images = torch.from_numpy(random_split(3, size=8).images)
-    transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
-    torch.testing.assert_close(
-        Normalise(MEAN, STD, CPU)(images), transform(images.permute(0, 3, 1, 2)), rtol=0, atol=1e-6
-    )
 
 
 def test_an_epoch_takes_every_image_once_with_crops_over_the_whole_range_and_half_of_them_flipped():

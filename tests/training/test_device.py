@@ -136,16 +136,17 @@ def test_deterministic_mode_reaches_the_compilation_of_the_backward_pass_and_its
     """Inductor's own switch, read where it lowers the backward graph, in a thread of the autograd engine."""
     code = """
 import torch
+from stages.training.device import Backend
+backend = Backend(torch.device("cpu"), "fp32", compile=True)
+f = backend.compiled(lambda x: (x * 2).sin().sum())
 from torch._inductor.graph import GraphLowering
 from torch._inductor.runtime.cache_dir_utils import cache_dir
-from stages.training.device import Backend
 seen = []
 original = GraphLowering.run
 def run(graph, *args):
     seen.append((graph.is_backward, torch._inductor.config.deterministic))
     return original(graph, *args)
 GraphLowering.run = run
-f = Backend(torch.device("cpu"), "fp32", compile=True).compiled(lambda x: (x * 2).sin().sum())
 f(torch.ones(4, requires_grad=True)).backward()
 print(seen)
 print(cache_dir())
