@@ -64,8 +64,8 @@ def _difference(comparison: Comparison) -> str:
 def notes(params: Params, results: Results) -> list[str]:
     """Guidance for reading the verdicts. A command or a file stands in backticks; no name from outside does."""
     sentences = [
-        "p is the chance of a difference at least as large if there were none. A verdict names the better one where p is "
-        f"below {SIGNIFICANT}."
+        "p is the chance of a difference at least as large if there were none. A verdict names the better one where p "
+        f"is below {SIGNIFICANT}."
     ]
     if params.train.keep == "best":
         sentences.append(
