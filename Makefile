@@ -28,7 +28,8 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	    echo 'git had no user name, without which DVC keeps no experiment: it is "demo" in this clone now.'; }
 	@if ! git show-ref --quiet refs/heads/demo; then \
 	    { dvc exp list --name-only | grep -qx demo || dvc exp run --quiet --temp --name demo $(DEMO:%=--set-param %); } && \
-	    dvc exp branch --quiet demo demo && dvc exp remove --quiet demo; \
+	    dvc exp branch --quiet refs/exps/$$(git rev-parse HEAD | sed 's|..|&/|')/demo demo && \
+	    dvc exp remove --quiet demo; \
 	elif ! git merge-base --is-ancestor HEAD demo; then \
 	    echo 'The branch demo did not begin here. Keep it under another name (git branch --move demo old-demo),'; \
 	    echo 'or go to it (git switch demo).'; exit 1; fi

@@ -162,6 +162,8 @@ def finished(tmp_path_factory, worker_id) -> Clone:
             clone = Clone(shared / "finished")
         else:
             clone = Clone.of_work_tree(shared / "finished")
+            clone.run("git", "remote", "add", "upstream", ".")
+            clone.run("git", "update-ref", "refs/remotes/upstream/demo", "HEAD")  # as where somebody has pushed theirs
             done = clone.attempt("make", "--no-print-directory", "demo", f"DEMO={' '.join(SMALL)}")
             assert done.returncode == 0, done.stdout + done.stderr
             said.write_text(done.stdout + done.stderr)
