@@ -34,7 +34,7 @@ def clone(finished, tmp_path) -> Clone:
 
 
 def lengthen(clone: Clone) -> None:
-    clone.replace("params.yaml", "cnn:\n  epochs: 1\n", f"cnn:\n  epochs: {EPOCHS}\n")
+    clone.replace("params.yaml", "cnn:\n  epochs: 1", f"cnn:\n  epochs: {EPOCHS}")
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:

@@ -149,7 +149,7 @@ def undisturbed(finished, tmp_path_factory) -> list[bytes]:
 
 
 def lengthen(clone: Clone) -> None:
-    clone.replace("params.yaml", "cnn:\n  epochs: 1\n", f"cnn:\n  epochs: {EPOCHS}\n")
+    clone.replace("params.yaml", "cnn:\n  epochs: 1", f"cnn:\n  epochs: {EPOCHS}")
 
 
 @pytest.mark.parametrize("end", [cancel, pytest.param(kill, marks=pytest.mark.slow)])

@@ -1,10 +1,9 @@
+import os
 import random
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -55,17 +54,23 @@ def test_probabilities_are_the_softmax_of_the_networks_logits_on_normalised_imag
 
 
 def test_too_little_memory_for_the_images_ends_in_one_line(tmp_path):
-    """A real limit on the address space of this process."""
+    """A real limit on the address space, of another process: this one's allocator would not be the same afterwards."""
     (tmp_path / "cnn.safetensors").write_bytes(CONTENT)
-    classifier, images = load_model(tmp_path / "cnn.safetensors"), np.zeros((1000, 256, 256, 3), np.uint8)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"ran out of memory .* make the batch, the images or the model smaller"):
-            classifier.probabilities(images)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    code = (
+        "import resource, sys, numpy as np; from stages.training.weights import load_model\n"
+        "classifier, images = load_model(sys.argv[1]), np.zeros((1000, 256, 256, 3), np.uint8)\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**24,) * 2)\n"
+        "classifier.probabilities(images)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", code, str(tmp_path / "cnn.safetensors")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("stages.common.errors.UserError: CPU, ")
+    assert "ran out of memory at" in error
+    assert error.endswith("; make the batch, the images or the model smaller, or end what else uses it")
 
 
 def test_a_file_of_more_than_a_gibibyte_is_read(tmp_path):
