@@ -244,14 +244,6 @@ def test_an_interrupted_training_says_after_which_epoch_it_resumes_and_does(long
     assert results() == expected
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.3, 1.0])
-def test_ctrl_c_while_a_stage_starts_leaves_no_traceback(long, stage, seconds):
-    end = time.perf_counter() + seconds
-    stopped = stage(*TRAIN, kill_when=lambda: time.perf_counter() > end, by=signal.SIGINT)
-    assert stopped.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
-    assert "Traceback" not in stopped.stderr
-
-
 def test_a_finished_training_whose_results_are_lost_writes_them_again_without_training(long, stage, undisturbed):
     expected, _ = undisturbed
     stage(*TRAIN, kill_when=Path("models/resnet.safetensors").exists)

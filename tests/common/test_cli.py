@@ -140,7 +140,7 @@ def test_an_interrupt_while_python_still_imports_shows_no_traceback(tmp_path, mo
         time.sleep(seconds)
         stage.send_signal(signal.SIGINT)
         _, err = stage.communicate(timeout=60)
-    if "stages" in err or seconds > 0.02:  # before that it is Python's own start
+    if "import signal" not in err and ("stages" in err or seconds > 0.02):  # before that it is Python's own start
         assert "Traceback" not in err
         assert err.count("\n") <= 1
     assert stage.returncode != 0
