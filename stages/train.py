@@ -56,6 +56,7 @@ def alone(run: str) -> AbstractContextManager:
 def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs, backend: Backend) -> State:
     """Train the model, or resume an interrupted training of it; rank 0 reports and keeps checkpoints."""
     processes, origin = backend.processes, fingerprint(inputs, backend.kind)
+    # Devices may be of several kinds
     if differing := processes.differing({what: value for what, value in origin.items() if what != "device"}):
         raise UserError(
             f"the {processes.world_size} processes began with different {' and '.join(differing)}; give all of them "

@@ -61,11 +61,9 @@ def examples(trained: DatasetInfo, count: int) -> list[tuple[str, np.ndarray]]:
 def read_images(paths: list[Path], size: int, refused: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
     """The name and image of each file, uint8 size×size×3. One that cannot be read costs a line and joins `refused`."""
     for path in paths:
+        name = printable(path)
         try:
-            yield (
-                printable(path),
-                decode(read_bytes(path, MAX_FILE_BYTES, missing="no such file"), size, printable(path)),
-            )
+            yield name, decode(read_bytes(path, MAX_FILE_BYTES, missing="no such file"), size, name)
         except UserError as error:
             print(f"predict: {error}", file=sys.stderr, flush=True)
             refused.append(path)

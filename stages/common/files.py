@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from stages.common.errors import UserError, explain, printable
 
-MAX_BYTES = 2**30  # of a file that is read whole, unless it may be larger
+MAX_BYTES = 2**30  # of a file that is read whole, by default
 
 Content = TypeVar("Content", bound=BaseModel)
 

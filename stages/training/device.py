@@ -137,7 +137,7 @@ def explained(recipe: Recipe, backend: Backend) -> Iterator[None]:
         if any(words in str(error) for words in ("out of memory", "can't allocate memory")):
             raise UserError(
                 f"{backend.device_name} ran out of memory at train.batch_size = {recipe.train.batch_size} with "
-                f"{recipe.settings.title}; make the batch, the images or the model smaller, or end what else uses it"
+                f"{recipe.settings.title}; make the batch, the images or the model smaller, or stop other programs"
             ) from error
         if world_size > 1 and is_lost_connection(error):
             raise UserError(

@@ -70,7 +70,7 @@ def test_too_little_memory_for_the_images_ends_in_one_line(tmp_path):
     error = done.stderr.splitlines()[-1]
     assert error.startswith("stages.common.errors.UserError: CPU, ")
     assert "ran out of memory at" in error
-    assert error.endswith("; make the batch, the images or the model smaller, or end what else uses it")
+    assert error.endswith("; make the batch, the images or the model smaller, or stop other programs")
 
 
 def test_a_file_of_more_than_a_gibibyte_is_read(tmp_path):
