@@ -4,98 +4,107 @@ python -m stages.evaluate
 """
 
 from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
-from stages.common import cli, formats
+import pandas as pd
+
+from stages.common import cli, files
 from stages.common.dataset import DatasetInfo, read_info, read_split
-from stages.common.errors import UserError, listed, printable, shown
-from stages.common.files import read_csv, write_csv, write_json
-from stages.common.formats import of_run
+from stages.common.errors import UserError, listed, shown
+from stages.common.files import csv_bytes, sha256, write_bytes, write_json
 from stages.common.inputs import Inputs
-from stages.common.params import PARAMS, PIPELINE, load_params, load_runs
-from stages.evaluation.metrics import Tested, compare
-from stages.training.checkpoint import discard_finished
-from stages.training.weights import Classifier, load_model
+from stages.common.params import PARAMS, Params, flat, load_params
+from stages.evaluation.metrics import Evaluation, TestResult, compare, suspects
+from stages.training.recipe import Recipe, recipe_of
+from stages.training.weights import Classifier, parse_model
+
+Settings = tuple[Params, dict[str, Recipe]]
 
 
 def main(args: Namespace) -> None:
-    inputs = Inputs(lambda: (load_params().compare, load_runs()), formats.DATA, formats.MODELS, formats.HISTORY)
-    pairs, runs = inputs.settings[0], sorted(inputs.settings[1])
-    check_pairs(pairs, runs)
-    check_models(runs)
-    info = read_info()
-    test = read_split("test", info)
-    curves = gathered_histories(runs)
-
-    tested, summaries = {}, {}
-    for run in runs:
-        classifier = load_run(run, info)
-        tested[run] = Tested(run, test.labels, classifier.probabilities(test.images), info.classes)
-        summaries[run] = tested[run].summary(classifier.card.recipe, classifier.parameters)
+    """Write the results of all runs under `runs` in params.yaml."""
+    inputs = Inputs(load_settings)
+    params, recipes = inputs.settings
+    info = read_info(inputs.read)
+    check_equal(files.DATA / "dataset.json", "made", info.made_with(), flat(params.model_dump()))
+    test = read_split("test", info, inputs.read)
+    results, summaries, curves = {}, {}, []
+    for run, recipe in recipes.items():
+        model = read_model(run, recipe, info, inputs)
+        history = pd.DataFrame(model.card.history)
+        results[run] = TestResult(run, test.labels, model.log_probabilities(test.images), info.classes, test.names)
+        values = model.card.recipe.model_dump(mode="json")
+        summaries[run] = results[run].summary(values, recipe.title, model.parameters, history)
+        curves.append(history.assign(run=run)[["run", *history]])
         print(f"{run}: {summaries[run].accuracy:.2%} of {len(test.labels):,} test images are right", flush=True)
-    compared = {name: compare(tested[first], tested[second]) for name, (first, second) in pairs.items()}
-
+    tables = {path: csv_bytes(table) for path, table in tables_of([*results.values()], curves).items()}
+    evaluation = Evaluation(
+        data=info.sha256,
+        parameters=flat(params.model_dump()),
+        runs=summaries,
+        comparisons=compare({name: (results[a], results[b]) for name, (a, b) in params.compare.items()}),
+        files={str(path): sha256(content) for path, content in tables.items()},
+    )
     inputs.check()
-    clear_stale(runs, pairs)
-    write_json(formats.EVALUATION, formats.Evaluation(runs=summaries, comparisons=compared))
-    for name, pair in compared.items():
-        write_json(formats.COMPARISONS / f"{name}.json", formats.Comparison(difference=pair.difference, p=pair.p))
-    for run in runs:
-        write_csv(of_run(formats.PREDICTIONS, run), formats.Prediction, tested[run].predictions())
-    write_csv(formats.CURVES, formats.Curve, curves)
-    write_csv(formats.PER_CLASS, formats.ClassScores, [row for run in runs for row in tested[run].by_class()])
-    write_csv(formats.CALIBRATION, formats.CalibrationBin, [row for run in runs for row in tested[run].by_confidence()])
-    for run in runs:  # DVC starts this stage only when it has the results of the trainings
-        discard_finished(run)
+    write_results(evaluation, tables)
 
 
-def check_pairs(pairs: dict[str, list[str]], runs: list[str]) -> None:
-    for name, (first, second) in pairs.items():
-        if unknown := [run for run in (first, second) if run not in runs]:
-            raise UserError(
-                f"{PARAMS}: compare.{name} names {shown(unknown[0])}, which is no run of {PIPELINE}; there is "
-                f"{', '.join(runs)}"
-            )
-        if first == second:
-            raise UserError(f"{PARAMS}: compare.{name} compares {first} with itself; name two runs, or delete the line")
+def load_settings() -> Settings:
+    """Return the parameters and the recipe of each run."""
+    params = load_params()
+    return params, {run: recipe_of(params, run) for run in params.runs}
 
 
-def check_models(runs: list[str]) -> None:
-    """Raise a UserError if models/ holds one that belongs to no run: DVC keeps the outputs of a stage that is gone.
+def read_model(run: str, recipe: Recipe, info: DatasetInfo, inputs: Inputs) -> Classifier:
+    """Read the model of a run.
 
-    DVC does not know that this stage reads the names of the runs. So they must be those of the files, which it knows.
+    Raises:
+        UserError: it is missing or damaged, was trained by another recipe than params.yaml has, or on other data.
     """
-    strangers = sorted(set(formats.MODELS.glob("*.safetensors")) - {of_run(formats.MODELS, run) for run in runs})
-    if strangers:
-        names = listed([printable(path) for path in strangers])
-        raise UserError(f"{names}: {PIPELINE} has no run of that name; delete the file, or restore the run's line")
+    path = files.MODELS / f"{run}.safetensors"
+    model = parse_model(inputs.read(path), path)
+    check_equal(path, "trained", flat(model.card.recipe.model_dump()), flat(recipe.model_dump()))
+    if model.card.data != info:
+        raise UserError(f"{path}: trained on other images than data/ holds; train it with `dvc repro`")
+    return model
 
 
-def gathered_histories(runs: list[str]) -> list[formats.Curve]:
-    """All histories in one table."""
-    rows = ((run, row) for run in runs for row in read_csv(of_run(formats.HISTORY, run), formats.Epoch))
-    return [formats.Curve(run=run, **row.model_dump()) for run, row in rows]
+def check_equal(path: Path, made: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise a UserError if `path` was made with values that are not those wanted."""
+    differing = [
+        f"{key} {shown(found.get(key))}, {PARAMS} has {shown(wanted.get(key))}"
+        for key in found
+        if found.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise UserError(f"{path}: {made} with {listed(differing)}; run `dvc repro`")
 
 
-def load_run(run: str, info: DatasetInfo) -> Classifier:
-    path = of_run(formats.MODELS, run)
-    classifier = load_model(path)
-    of = classifier.card.recipe.run
-    if of != run:
-        raise UserError(f"{path}: holds the model of run {of}; delete it and train {run} with `dvc repro`")
-    if not classifier.card.data.fits(info):
-        raise UserError(f"{path}: trained on other classes or sizes than data/ holds; train it with `dvc repro`")
-    return classifier
-
-
-def clear_stale(runs: list[str], pairs: dict[str, list[str]]) -> None:
-    """Delete the results of runs and pairs that are gone, as DVC does before it starts this stage."""
-    wanted = {of_run(formats.PREDICTIONS, run) for run in runs} | {
-        formats.COMPARISONS / f"{name}.json" for name in pairs
+def tables_of(results: list[TestResult], curves: list[pd.DataFrame]) -> dict[Path, pd.DataFrame]:
+    """Return the tables under plots/, by path."""
+    return {
+        files.CURVES: pd.concat(curves),
+        files.PER_CLASS: pd.concat([result.by_class() for result in results]),
+        files.CALIBRATION: pd.concat([result.by_confidence() for result in results]),
+        files.SUSPECTS: suspects(results),
+        **{files.PREDICTIONS / f"{result.run}.csv": result.predictions() for result in results},
     }
-    for folder, kind in ((formats.PREDICTIONS, "*.csv"), (formats.COMPARISONS, "*.json")):
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in set(folder.glob(kind)) - wanted:
-            path.unlink()
+
+
+def write_results(evaluation: Evaluation, tables: dict[Path, bytes]) -> None:
+    """Write the tables, then the figures."""
+    for path, content in tables.items():
+        write_bytes(path, content)
+    write_json(files.ACCURACY, {run: round(of.accuracy, 6) for run, of in evaluation.runs.items()})
+    write_json(
+        files.COMPARE,
+        {
+            name: {"difference": round(of.difference, 6), "p": float(f"{of.adjusted_p:.3g}")}
+            for name, of in evaluation.comparisons.items()
+        },
+    )
+    write_json(files.EVALUATION, evaluation)
 
 
 if __name__ == "__main__":

@@ -1,126 +1,136 @@
-"""Train one model and write its weights, metrics and history under the name of the run.
+"""Train one run and write its model, timing and history.
 
-python -m stages.train resnet --model resnet --weight-decay train.weight_decay
+python -m stages.train resnet
 """
 
-import contextlib
-import hashlib
+import json
 import platform
 from argparse import Namespace
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
-import torch
+import pandas as pd
 
 from stages.common import cli
 from stages.common.dataset import Dataset, read_dataset
 from stages.common.errors import UserError
-from stages.common.files import locked, write_bytes, write_csv, write_json
-from stages.common.formats import DATA, HISTORY, MODELS, TIMING, TRAIN_METRICS, Epoch, Metrics, Timing, of_run
+from stages.common.files import HISTORY, MODELS, TIMING, locked, sha256, write_bytes, write_csv, write_json
 from stages.common.inputs import Inputs
-from stages.common.params import Recipe, load_params
-from stages.training.checkpoint import FOLDER, Checkpoint, Recorder, fingerprint
-from stages.training.device import Backend, choose_backend, explained
-from stages.training.distributed import check_processes, joined_processes
+from stages.common.params import load_params
+from stages.training.checkpoint import FOLDER, Checkpoint, State, is_stored
+from stages.training.device import Device, choose_device, memory_errors
+from stages.training.distributed import Processes, check_processes, joined_processes
 from stages.training.loop import train
-from stages.training.models import build_model, count_parameters
 from stages.training.progress import Progress
-from stages.training.state import State
+from stages.training.recipe import Recipe, build_model, count_parameters, recipe_of
 from stages.training.weights import Card, to_bytes
 
 
 def main(args: Namespace) -> None:
+    """Train the run that the command line names."""
     with joined_processes() as processes:
-        inputs = Inputs(lambda: load_params().recipe(args.run, args.model, args.weight_decay), DATA)
-        recipe, dataset = inputs.settings, read_dataset()
+        inputs = Inputs(lambda: recipe_of(load_params(), args.run))
+        recipe, dataset = inputs.settings, read_dataset(inputs.read)
         check_processes(recipe.train, processes.world_size)
-        backend = choose_backend(recipe.train, recipe.settings.epochs * len(dataset.train.labels), processes)
-        with alone(recipe.run) if processes.rank == 0 else contextlib.nullcontext(), explained(recipe, backend):
-            state = train_run(recipe, dataset, inputs, backend)
-            model_file = to_bytes(Card(recipe=recipe, data=dataset.info), state.weights)
-            if processes.differing({"weights": hashlib.sha256(model_file).hexdigest()}):
+        device = choose_device(recipe.train, recipe.epochs * len(dataset.train.labels), processes)
+        with the_only_training(recipe.run, processes), memory_errors(recipe, device, dataset.train.images):
+            state = train_run(recipe, dataset, inputs, device)
+            model_file = to_model_file(recipe, dataset, state)
+            if processes.differing({"weights": sha256(model_file)}):
                 raise RuntimeError(f"the {processes.world_size} processes ended with different weights")
             if processes.rank == 0:
                 inputs.check()
-                write_results(recipe.run, state, model_file, timing(state, len(dataset.train.labels), backend))
+                write_bytes(MODELS / f"{recipe.run}.safetensors", model_file)
+                write_json(TIMING / f"{recipe.run}.json", timing(state, len(dataset.train.labels), device))
+                write_history(recipe.run, state)
 
 
-def alone(run: str) -> AbstractContextManager:
-    """The only training of this run in this folder."""
+@contextmanager
+def the_only_training(run: str, processes: Processes) -> Iterator[None]:
+    """Hold the lock of this run in this folder, in rank 0."""
 
     def refuse() -> None:
         raise UserError(f"{run}: another process trains this run in this folder; wait for it, or stop it")
 
-    return locked(FOLDER / f"{run}.lock", refuse)
+    with locked(FOLDER / f"{run}.lock", refuse) if processes.rank == 0 else nullcontext():
+        yield
 
 
-def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs, backend: Backend) -> State:
-    """Train the model, or resume an interrupted training of it; rank 0 reports and keeps checkpoints."""
-    processes, origin = backend.processes, fingerprint(inputs, backend.kind)
-    # Devices may be of several kinds
-    if differing := processes.differing({what: value for what, value in origin.items() if what != "device"}):
+def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: Device) -> State:
+    """Train the model, or resume an interrupted training of it; rank 0 reports and keeps checkpoints.
+
+    Raises:
+        UserError: the processes began with different inputs.
+    """
+    processes, fingerprint = device.processes, fingerprint_of(inputs, device)
+    # Not the device: the GPUs of a cluster may be of several kinds
+    if differing := processes.differing({what: value for what, value in fingerprint.items() if what != "device"}):
         raise UserError(
             f"the {processes.world_size} processes began with different {' and '.join(differing)}; give all of them "
             "the same files"
         )
-    model = build_model(recipe.settings, len(dataset.info.classes), recipe.seed)
+    model = build_model(recipe, len(dataset.info.classes))
     if processes.rank > 0:
-        return train(model, dataset, recipe, backend, processes.broadcast(None))
-    print(f"{recipe.run}: {recipe.settings.title}, {count_parameters(model):,} parameters")
-    print(f"{recipe.run}: on {backend}", flush=True)
-    checkpoint = Checkpoint(recipe.run, origin, backend.device_name)
-    resumed = processes.broadcast(checkpoint.load(model))
-    if resumed:
-        print(f"{recipe.run}: resumed after epoch {len(resumed.history)} of {recipe.settings.epochs}", flush=True)
-    finished = len(resumed.history) if resumed else 0
-    progress = Progress(recipe, len(dataset.train.labels), finished, backend)
-    try:
-        state = train(model, dataset, recipe, backend, resumed, Recorder(recipe, checkpoint, progress))
-    except KeyboardInterrupt as stopped:
-        checkpoint.close()
-        epoch = max(finished, checkpoint.saved)
-        stopped.add_note(f"run the same command to resume {recipe.run} after epoch {epoch}" if epoch else "no epoch of "
-                         f"{recipe.run} was finished; run the same command to start it again")  # fmt: skip
-        raise
-    finally:
-        progress.close()
-        checkpoint.close()
+        state = processes.broadcast(None)
+        for state in train(model, dataset, recipe, device, state):  # noqa: B020 - from the last state to the next
+            pass
+        return state
+    print(f"{recipe.run}: {recipe.title}, {count_parameters(model):,} parameters", flush=True)
+    print(f"{recipe.run}: on {device}", flush=True)
+    checkpoint = Checkpoint(recipe.run, fingerprint, device.name)
+    state = processes.broadcast(resumable(checkpoint, recipe, dataset))
+    finished = len(state.history) if state else 0
+    progress = Progress(recipe, len(dataset.train.labels), finished, device)
+    for state in train(model, dataset, recipe, device, state, progress.batches):  # noqa: B020
+        checkpoint.save(state, finished=len(state.history) == recipe.epochs)
+        with suppress(OSError):  # `main` writes it again, and reports what is wrong
+            write_history(recipe.run, state)
+        progress.epoch(state)
     progress.finish(state)
     return state
 
 
-def timing(state: State, images: int, backend: Backend) -> Timing:
-    return Timing(
-        train_seconds=round(state.seconds, 2),
-        images_per_second=round(len(state.history) * images / state.training_seconds, 1),
-        device=backend.device_name,
-        precision=backend.precision,
-        compiled=backend.compile,
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
+def resumable(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) -> State | None:
+    """Return the state from which to go on, if there is one."""
+    state = checkpoint.load()
+    if state and len(state.history) == recipe.epochs and is_stored(to_model_file(recipe, dataset, state)):
+        return None  # DVC has the results and asks for a training all the same: `dvc repro --force`
+    if state:
+        print(f"{recipe.run}: resumed after epoch {len(state.history)} of {recipe.epochs}", flush=True)
+    return state
 
 
-def write_results(run: str, state: State, model_file: bytes, timing: Timing) -> None:
-    best, last = state.best, state.history[-1]
-    kept = best if state.best_weights else last
-    write_bytes(of_run(MODELS, run), model_file)
-    write_json(
-        of_run(TRAIN_METRICS, run),
-        Metrics(
-            accuracy=kept.test_accuracy,
-            loss=kept.test_loss,
-            last_accuracy=last.test_accuracy,
-            gap=last.generalization_gap,
-            best_epoch=best.epoch,
-        ),
-    )
-    write_json(of_run(TIMING, run), timing)
-    write_csv(of_run(HISTORY, run), Epoch, state.history)
+def fingerprint_of(inputs: Inputs[Recipe], device: Device) -> dict[str, str]:
+    """Return everything that determines the bytes of a training, except the number of threads and processes."""
+    return {
+        "parameters": inputs.settings.model_dump_json(),
+        "data": json.dumps([*inputs.files.values()]),
+        "code": json.dumps([*inputs.code().values()]),  # wherever the project lies
+        "device": device.kind,
+    }
+
+
+def timing(state: State, images: int, device: Device) -> dict[str, object]:
+    """Return metrics/timing/RUN.json: all that differs from run to run or from machine to machine, and nothing else."""
+    return {
+        "train_seconds": round(state.seconds, 2),  # testing after each epoch and compilation included
+        "images_per_second": round(len(state.history) * images / state.training_seconds, 1),  # testing left out
+        **device.description(),
+        "python": platform.python_version(),
+    }
+
+
+def to_model_file(recipe: Recipe, dataset: Dataset, state: State) -> bytes:
+    """Return the content of models/RUN.safetensors."""
+    return to_bytes(Card(recipe=recipe, data=dataset.info, history=state.history), state.weights)
+
+
+def write_history(run: str, state: State) -> None:
+    """Write plots/history/RUN.csv: a row for each epoch."""
+    write_csv(HISTORY / f"{run}.csv", pd.DataFrame(state.history))
 
 
 if __name__ == "__main__":
     parser = cli.parser("train", __doc__)
-    parser.add_argument("run", help="the name under which the results are written")
-    parser.add_argument("--model", required=True, help="its section of params.yaml: cnn or resnet")
-    parser.add_argument("--weight-decay", required=True, help="the parameter that holds it, such as train.weight_decay")
+    parser.add_argument("run", help="its name under `runs` in params.yaml")
     cli.run(main, parser)

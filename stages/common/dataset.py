@@ -1,100 +1,110 @@
-"""data/: the arrays of both splits (train.npz, test.npz) and their description (dataset.json)."""
+"""data/: the arrays of each split (train.npz, test.npz, validation.npz) and their description (dataset.json)."""
 
+import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.common.errors import UserError, printable
-from stages.common.files import read_json, replacing, write_json
-from stages.common.formats import DATA, Text
-from stages.common.params import Section, SourceName
+from stages.common.files import DATA, Record, parse_json, replacing, write_json
+from stages.common.params import SourceName
 
-PerChannel = Annotated[list[float], Field(min_length=3, max_length=3)]
+Text = Annotated[str, Field(min_length=1)]
+Read = Callable[[Path], bytes]  # of a file; `Inputs.read` in a stage
 
 
 class Split(NamedTuple):
     images: np.ndarray  # uint8, N×H×W×3
     labels: np.ndarray  # int64, N; an index into DatasetInfo.classes
+    names: np.ndarray  # str, N; the file of each image, such as cat/0001.jpg, or its number
 
 
-class Counts(Section):
+class Counts(Record):
     train: Annotated[int, Field(ge=1)]
     test: Annotated[int, Field(ge=1)]
+    validation: Annotated[int, Field(ge=0)]
 
 
-class DatasetInfo(Section):
+class DatasetInfo(Record):
     """dataset.json."""
 
     name: Text
     source: SourceName
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of what was read
-    classes: Annotated[list[Text], Field(min_length=2, max_length=10_000)]
+    classes: Annotated[list[Text], Field(min_length=2)]
     image_size: Annotated[int, Field(ge=8, le=512)]  # pixels
     counts: Counts  # images
-    mean: PerChannel  # of the training images, pixels in [0, 1]
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]  # of the training images, pixels in [0, 1]
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
-    @model_validator(mode="after")
-    def classes_differ(self) -> "DatasetInfo":
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes has a name twice")
-        return self
-
     def fits(self, other: "DatasetInfo") -> bool:
-        """True if a model trained on one data set can be tested on the other."""
+        """Tell whether a model trained on one data set can be tested on the other."""
         return (self.classes, self.image_size) == (other.classes, other.image_size)
 
 
 class Dataset(NamedTuple):
+    """What a training reads."""
+
     info: DatasetInfo
     train: Split
-    test: Split
+    held_out: Split  # the validation images if there are any, else the test images
 
 
-def write_dataset(info: DatasetInfo, train: Split, test: Split, folder: Path = DATA) -> None:
-    """Write the three files, whose bytes depend on the arguments alone; dataset.json comes last."""
-    for name, split in (("train", train), ("test", test)):
-        with replacing(folder / f"{name}.npz") as file:
-            np.savez(file, images=split.images, labels=split.labels)
-    write_json(folder / "dataset.json", info)
+def write_dataset(info: DatasetInfo, splits: dict[str, Split]) -> None:
+    """Write a file for each split, then dataset.json. Their bytes depend on the arguments alone."""
+    for name, split in splits.items():
+        with replacing(DATA / f"{name}.npz") as file:
+            np.savez(file, **split._asdict())
+    if "validation" not in splits:
+        (DATA / "validation.npz").unlink(missing_ok=True)  # of an earlier run by hand
+    write_json(DATA / "dataset.json", info)
 
 
-def read_info(folder: Path = DATA) -> DatasetInfo:
-    """The content of dataset.json.
+def read_info(read: Read = Path.read_bytes) -> DatasetInfo:
+    """Read dataset.json.
 
     Raises:
         UserError: the file is missing, or is not what the download stage writes.
     """
-    return read_json(folder / "dataset.json", DatasetInfo)
+    path = DATA / "dataset.json"
+    return parse_json(_content(path, read), DatasetInfo, path)
 
 
-def read_split(name: str, info: DatasetInfo, folder: Path = DATA) -> Split:
-    """The images and labels of `train` or `test`.
+def read_split(name: str, info: DatasetInfo, read: Read = Path.read_bytes) -> Split:
+    """Read the images, labels and names of `train`, `test` or `validation` from the bytes that `read` returns.
 
     Raises:
         UserError: the file is missing, damaged, or not what the download stage wrote together with `info`.
     """
-    path, count, size = folder / f"{name}.npz", getattr(info.counts, name), info.image_size
+    path, count, size = DATA / f"{name}.npz", getattr(info.counts, name), info.image_size
     try:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; make it with `dvc repro download`")
-        with np.load(path, allow_pickle=False) as arrays:
-            split = Split(arrays["images"], arrays["labels"])  # zipfile verifies their checksums
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
+        with np.load(io.BytesIO(_content(path, read)), allow_pickle=False) as arrays:
+            split = Split(*(arrays[field] for field in Split._fields))  # zipfile verifies their checksums
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({printable(error)}); make it with `dvc repro -f download`") from error
-    if (
-        (split.images.shape, split.images.dtype) != ((count, size, size, 3), np.uint8)
-        or (split.labels.shape, split.labels.dtype) != ((count,), np.int64)
-        or not 0 <= split.labels.min() <= split.labels.max() < len(info.classes)
-    ):
+    found = [(array.dtype.kind, array.itemsize if array.dtype.kind != "U" else 0, array.shape) for array in split]
+    if found != [("u", 1, (count, size, size, 3)), ("i", 8, (count,)), ("U", 0, (count,))]:
         raise UserError(f"{path}: not what dataset.json describes; make both with `dvc repro -f download`")
     return split
 
 
-def read_dataset(folder: Path = DATA) -> Dataset:
-    """All of data/; see `read_info` and `read_split` for the errors."""
-    info = read_info(folder)
-    return Dataset(info, read_split("train", info, folder), read_split("test", info, folder))
+def read_dataset(read: Read = Path.read_bytes) -> Dataset:
+    """Read what a training needs: the test images only where there are no validation images."""
+    info = read_info(read)
+    return Dataset(info, read_split("train", info, read), read_split(held_out_name(info), info, read))
+
+
+def held_out_name(info: DatasetInfo) -> str:
+    """Return the name of the split on which epochs are compared."""
+    return "validation" if info.counts.validation else "test"
+
+
+def _content(path: Path, read: Read) -> bytes:
+    try:
+        return read(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; make it with `dvc repro`") from error

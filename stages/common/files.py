@@ -1,47 +1,60 @@
-"""Files as the stages write and read them: whole under their name or not at all, and checked on reading."""
+"""Files between the stages: where they are; written whole or not at all; JSON, CSV and locks.
 
-import csv
+Accuracies are fractions, losses mean cross-entropies in nats.
+"""
+
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import secrets
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.common.errors import UserError, explain, printable
 
-MAX_BYTES = 2**30  # of a file that is read whole, by default
+# Folders with a file for each split, run or figure
+DATA, MODELS, REPORT = Path("data"), Path("models"), Path("report")
+TIMING, HISTORY, PREDICTIONS = Path("metrics/timing"), Path("plots/history"), Path("plots/predictions")
+ACCURACY, COMPARE, EVALUATION = (Path(f"metrics/{name}.json") for name in ("accuracy", "compare", "evaluation"))
+CURVES, PER_CLASS, CALIBRATION = (Path(f"plots/{name}.csv") for name in ("curves", "per_class", "calibration"))
+SUSPECTS, SEEDS = Path("plots/suspects.csv"), Path("plots/seeds.csv")
 
-Content = TypeVar("Content", bound=BaseModel)
+TEXTS = ("run", "class", "image", "label", "actual", "predicted", "correct", "recipe")  # columns that hold no numbers
+
+
+class Record(BaseModel):
+    """Named values of fixed types, as a JSON object on disk."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 @contextmanager
-def replacing(path: Path, synced: bool = True) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a new file beside `path` for writing; when the block ends without an error, rename it to `path`.
 
-    The new file has a name of its own and follows no link. A leftover temporary file of a killed process is removed;
-    git and DVC ignore its name. Missing folders are made.
+    Missing folders are made. git and DVC ignore the name of the new file, which a killed process leaves behind.
 
     Raises:
         OSError: with the name of the file, also where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(beside, "xb") as file:
             yield file
             file.flush()
-            if synced:
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -49,88 +62,50 @@ def replacing(path: Path, synced: bool = True) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes, synced: bool = True) -> None:
-    try:
-        with replacing(path, synced) as file:
-            file.write(content)
-    except OSError as error:
-        error.filename2 = f"{len(content) / 2**20:,.0f} MiB are needed"
-        raise
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as file:
+        file.write(content)
 
 
-def write_json(path: Path, content: BaseModel) -> None:
-    text = json.dumps(content.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+def write_json(path: Path, content: Record | dict) -> None:
+    """Write a JSON object, one key a line."""
+    values = content.model_dump(mode="json") if isinstance(content, Record) else content
+    write_bytes(path, f"{json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode())
 
 
-def write_csv(path: Path, kind: type[BaseModel], rows: Sequence[BaseModel], synced: bool = True) -> None:
-    """Write a line for each row, each of `kind`, with floats to eight significant digits."""
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, columns(kind), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        values = row.model_dump(by_alias=True)
-        writer.writerow({name: f"{v:.8g}" if isinstance(v, float) else v for name, v in values.items()})
-    write_bytes(path, file.getvalue().encode(), synced)
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table, floats to eight significant digits."""
+    write_bytes(path, csv_bytes(table))
 
 
-def read_bytes(path: Path, most: int = MAX_BYTES, missing: str = "no such file; make it with `dvc repro`") -> bytes:
-    """The content of a regular file of at most `most` bytes. A device or a pipe is refused without waiting for it.
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """Return the content of a CSV file."""
+    return table.to_csv(index=False, float_format="%.8g", lineterminator="\n").encode()
+
+
+def parse_json(content: bytes, kind: type[RecordT], path: Path) -> RecordT:
+    """Return the record in the content of a JSON file; `path` is for messages.
 
     Raises:
-        UserError: there is no such file (`missing` says so), it is larger, it cannot be read, or it changes meanwhile.
-    """
-    where = printable(path)
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{where}: not a regular file")
-            if status.st_size > most:
-                raise UserError(f"{where}: larger than {most:,} bytes")
-            content = file.read(status.st_size + 1)
-            if len(content) != status.st_size:
-                raise UserError(f"{where}: changed while it was read")
-            return content
-    except FileNotFoundError as error:
-        raise UserError(f"{where}: {missing}") from error
-    except (OSError, ValueError) as error:  # a ValueError is a NUL in the name
-        raise UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def read_json(path: Path, kind: type[Content]) -> Content:
-    """The content of a JSON file, checked against what its writer fills in.
-
-    Raises:
-        UserError: the file is missing, or holds something else.
+        UserError: the content is something else.
     """
     try:
-        return kind.model_validate_json(read_bytes(path))
+        return kind.model_validate_json(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error)}; make it again with `dvc repro`") from error
+        raise UserError(f"{path}: {explain(error, kind)}; make it again with `dvc repro`") from error
 
 
-def read_csv(path: Path, kind: type[Content]) -> list[Content]:
-    """The rows of a CSV file, checked against what its writer fills in: a column for each field of `kind`.
+def parse_csv(content: bytes, path: Path) -> pd.DataFrame:
+    """Return the table in the content of a CSV file; the columns in TEXTS stay texts, whatever they look like.
 
     Raises:
-        UserError: the file is missing, or holds something else.
+        UserError: the content is no table.
     """
     try:
-        reader = csv.DictReader(io.StringIO(read_bytes(path).decode(), newline=""), strict=True)
-        if reader.fieldnames != columns(kind):
-            raise UserError(f"{path}: its columns are not {', '.join(columns(kind))}; make it again with `dvc repro`")
-        rows = TypeAdapter(list[kind])  # type: ignore[valid-type]
-        return rows.validate_python(list(reader), strict=False)
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain(error)}; make it again with `dvc repro`") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no table ({error}); make it again with `dvc repro`") from error
-
-
-def columns(kind: type[BaseModel]) -> list[str]:
-    """The names of the columns of a CSV file with rows of this kind."""
-    return [field.alias or name for name, field in kind.model_fields.items()]
+        return pd.read_csv(io.BytesIO(content), dtype=dict.fromkeys(TEXTS, object), keep_default_na=False)
+    except ValueError as error:  # which pandas' ParserError is
+        raise UserError(f"{path}: no table ({printable(error)}); make it again with `dvc repro`") from error
 
 
 @contextmanager
@@ -147,10 +122,13 @@ def locked(path: Path, held: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             held()
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks, such as some home folders on NFS or Lustre
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            print(f"{printable(path)}: no locks on this file system; start nothing twice in this folder", flush=True)
         yield
 
 
-def sha256(path: Path) -> str:
-    """The digest of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(content: bytes) -> str:
+    """Return the digest in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()

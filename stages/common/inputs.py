@@ -1,72 +1,67 @@
-"""Inputs of a stage, checked for changes before it writes its results.
+"""The inputs of a stage: what is used is what was hashed, and nothing is written if they have changed meanwhile.
 
 DVC records parameters, code and data when a stage ends. If params.yaml is edited during a training, DVC would record
 values with which the model was not trained.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from stages import CODE
 from stages.common.errors import UserError, listed, printable
 from stages.common.files import sha256
 
 Settings = TypeVar("Settings")
-IGNORED = (".*", "*~", "Thumbs.db", "desktop.ini", "README.md")  # that .dvcignore names, and hidden files
+ROOT = Path(__file__).parents[2]
 
 
 class Inputs(Generic[Settings]):
     """The inputs of a stage as they are now.
 
     Args:
-        read: returns the settings that the stage declares; called again by `check`.
-        paths: the files and folders that the stage reads; a missing one counts as empty.
+        load: returns the settings that the stage declares; called again by `check`.
 
     Attributes:
-        settings: what `read` returned.
-        code, data: the sha256 of each file of the modules imported so far, and of each file in `paths`.
+        settings: what `load` returned.
+        files: the sha256 of each file that `read` returned, by path.
     """
 
-    def __init__(self, read: Callable[[], Settings], *paths: Path):
-        self.read, self.paths = read, paths
-        self.settings = read()
-        modules, files = _modules(), _files(paths)
-        self.states = {path: _state(path) for path in (*modules, *files)}
-        self.code, self.data = ({str(path): sha256(path) for path in found} for found in (modules, files))
+    def __init__(self, load: Callable[[], Settings]):
+        self.load, self.settings = load, load()
+        self.files: dict[Path, str] = {}
+
+    def read(self, path: Path) -> bytes:
+        """Return the content of a file, and note its digest.
+
+        Raises:
+            UserError: there is no such file, or it cannot be read.
+        """
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise UserError(f"{printable(path)}: no such file; make it with `dvc repro`") from error
+        except OSError as error:
+            raise UserError(f"{printable(path)}: cannot be read: {error.strerror}") from error
+        self.files[path] = sha256(content)
+        return content
+
+    def code(self) -> dict[Path, str]:
+        """Return the sha256 of each module of this project that is loaded, as it was when Python began."""
+        loaded = {getattr(module, "__file__", None) for module in sys.modules.values()}
+        return {path: digest for path, digest in CODE.items() if str(path) in loaded}
 
     def check(self) -> None:
-        """Raise a UserError if settings, code or data are no longer what they were."""
-        changed = [
-            str(path)
-            for path in {*self.states, *_files(self.paths)}
-            if not path.is_file()
-            or (_state(path) != self.states.get(path) and sha256(path) != {**self.code, **self.data}.get(str(path)))
-        ]
-        if self.read() != self.settings:
-            changed.append("the parameters")
-        if changed:
-            names = printable(listed(sorted(os.path.relpath(name) if os.sep in name else name for name in changed)))
+        """Raise a UserError if settings, code or files are no longer what they were."""
+        noted = self.files | self.code()
+        changed = [path for path, digest in noted.items() if not path.is_file() or sha256(path.read_bytes()) != digest]
+        names = [printable(path.relative_to(ROOT) if path.is_absolute() else path) for path in changed]
+        if self.load() != self.settings:
+            names.append("the parameters")
+        if names:
             raise UserError(
-                f"changed while this stage ran: {names}. Nothing was written, since DVC would credit the results to "
-                "the changed inputs; restore them for these results, or leave them for new ones, and run this again"
+                f"changed while this stage ran: {listed(sorted(names))}. Nothing was written, since DVC would credit the "
+                "results to the changed inputs; restore them for these results, or leave them for new ones, and run "
+                "this again"
             )
-
-
-def _modules() -> list[Path]:
-    loaded = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("stages."))
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    root = Path(__file__).parents[1]
-    return sorted({Path(file) for file in (*loaded, main) if file and root in Path(file).parents})
-
-
-def _files(paths: tuple[Path, ...]) -> list[Path]:
-    """The files in `paths`, less what .dvcignore passes over."""
-    found = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
-    return sorted(file for file in found if file.is_file() and not any(map(file.match, IGNORED)))
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns

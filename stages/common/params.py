@@ -1,34 +1,39 @@
-"""params.yaml as one typed, validated object, the runs of dvc.yaml, and the recipe of a training.
+"""params.yaml as one typed, validated object. A section of params.yaml is a class here.
 
-A section of params.yaml is a class here, and travels as that class to wherever it is used.
+The sections of the models are classes too, each beside its network in stages/models/, so that a new model edits no
+code; `stages/training/recipe.py` reads them.
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from stages.common.errors import UserError, explain, shown
-from stages.common.yaml12 import read_yaml
+from stages.common.errors import UserError, explain, printable, shown
+from stages.common.files import Record
 
-PARAMS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
+PARAMS = Path("params.yaml")
+MODELS = Path(__file__).parents[1] / "models"  # a file for each model
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**31)]
 WeightDecay = Annotated[float, Field(ge=0, lt=1)]
-SourceName = Literal["cifar10", "images", "digits"]
-Checked = TypeVar("Checked", bound=BaseModel)
+SourceName = Literal["cifar10", "cifar100", "images", "digits"]
 # A name of a run, of a comparison or of a parameter: part of file names and of command lines
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+class Section(Record):
+    """A section of params.yaml."""
 
 
 class Data(Section):
     source: SourceName
     path: Annotated[str, Field(min_length=1, max_length=4096)] | None
     image_size: Annotated[int, Field(ge=8, le=512)]  # pixels
+    test_share: Annotated[float, Field(gt=0, lt=1)]  # of each class, for images without a split
+    validation: Annotated[float, Field(ge=0, lt=1)]  # share of each class of the training images
 
     @field_validator("path")
     @classmethod
@@ -36,49 +41,40 @@ class Data(Section):
         if path and "\0" in path:
             raise ValueError("must not contain a NUL character")
         if path is None and info.data.get("source") == "images":
-            raise ValueError(
-                "must name a folder or a tar of {train,test}/<class>/<image file> when data.source is images"
-            )
+            raise ValueError("must name a folder, a tar or a zip of images when data.source is images")
         return path
 
 
 class Train(Section):
     batch_size: Annotated[int, Field(ge=2, le=2**20)]  # batch normalisation needs two images
-    learning_rate: Annotated[float, Field(gt=0)]  # of the first epoch
+    learning_rate: Annotated[float, Field(gt=0)]  # the peak
     momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
     weight_decay: WeightDecay  # on every parameter
     schedule: Literal["cosine", "step"]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["auto", "fp32", "tf32", "bf16"]
     compile: Literal["auto", True, False]
     keep: Literal["best", "last"]
     sync_batchnorm: bool
 
+    @model_validator(mode="after")
+    def nesterov_has_momentum(self) -> "Train":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
 
 class Augment(Section):
     crop_padding: Annotated[int, Field(ge=0)]  # pixels
     flip: bool
+    cutout: Annotated[int, Field(ge=0)]  # pixels, the side of the square
 
 
-class Cnn(Section):
-    epochs: PositiveInt
-
-    @property
-    def title(self) -> str:
-        return "Simple CNN"
-
-
-class Resnet(Section):
-    epochs: PositiveInt
-    # Under 16 input channels, oneDNN's weight gradient of a strided 1×1 convolution in channels_last corrupts memory
-    # when the batch is odd (torch 2.14.1 on AVX-512).
-    base_channels: Annotated[int, Field(ge=16, le=1024)]
-    blocks: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=4, max_length=4)]
-
-    @property
-    def title(self) -> str:
-        """The name of the network, and its width where that is not the original's: ResNet-18, 16 channels."""
-        depth = 2 + 2 * sum(self.blocks)  # stem and classifier, and two convolutions a block
-        return f"ResNet-{depth}" + (f", {self.base_channels} channels" if self.base_channels != 64 else "")
+class Study(Section):
+    seeds: PositiveInt
+    margin: Annotated[float, Field(ge=0, lt=1)]  # a fraction; differences within it count as equal
 
 
 class Ablation(Section):
@@ -90,111 +86,111 @@ class Ablation(Section):
     weight_decay: WeightDecay
 
 
-class Recipe(Section):
-    """Everything that determines a trained model besides data and code."""
-
-    run: Name
-    model: Literal["cnn", "resnet"]
-    seed: int
-    settings: Cnn | Resnet  # the section of params.yaml that `model` names
-    train: Train  # with the weight decay of this run
-    augment: Augment
-
-    @model_validator(mode="after")
-    def settings_are_of_the_model(self) -> "Recipe":
-        if isinstance(self.settings, Cnn) != (self.model == "cnn"):
-            raise ValueError(f"settings are not those of model {self.model}")
-        return self
+class Run(Section):
+    model: Name  # a file in stages/models/ and a section of params.yaml
+    weight_decay: str  # the parameter that holds it, such as train.weight_decay
 
 
 class Params(Section):
-    """Every parameter of the pipeline: params.yaml."""
+    """Every parameter of the pipeline: params.yaml. Its further sections are those of the models."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any]]
 
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]  # seeds that agree modulo 2**64 would be one
     data: Data
     train: Train
     augment: Augment
-    cnn: Cnn
-    resnet: Resnet
+    study: Study
     ablation: Ablation
+    runs: Annotated[dict[Name, Run], Field(min_length=1)]
     compare: dict[Name, Annotated[list[Name], Field(min_length=2, max_length=2)]]
     launcher: Annotated[str, Field(min_length=1)]
 
     @model_validator(mode="after")
-    def crops_hold_part_of_the_image(self) -> "Params":
-        padding, size = self.augment.crop_padding, self.data.image_size
+    def names_exist(self) -> "Params":
+        """Raise a ValueError for a section, a model, a parameter or a run that is named and not there."""
+        models = {path.stem for path in MODELS.glob("*.py")}
+        if unknown := [name for name in self.models if name not in models]:
+            known = ", ".join([*type(self).model_fields, *sorted(models)])
+            raise ValueError(f"{printable(unknown[0], 80)} is unknown; known here: {known}")
+        for name, run in self.runs.items():
+            if run.model not in self.models:
+                there = f"there is {', '.join(self.models)}"
+                raise ValueError(f"runs.{name}.model = {shown(run.model)} has no section of its own; {there}")
+            if run.weight_decay not in self.weight_decays:
+                there = f"there is {', '.join(self.weight_decays)}"
+                raise ValueError(f"runs.{name}.weight_decay = {shown(run.weight_decay)} is no weight decay; {there}")
+        for name, pair in self.compare.items():
+            if pair[0] == pair[1] or not {*pair} <= self.runs.keys():
+                raise ValueError(f"compare.{name} = {shown(pair)}: must name two runs of {', '.join(self.runs)}")
+        return self
+
+    @model_validator(mode="after")
+    def patches_are_part_of_the_image(self) -> "Params":
+        size, padding, cutout = self.data.image_size, self.augment.crop_padding, self.augment.cutout
         if padding > size // 2:
             raise ValueError(
                 f"augment.crop_padding = {padding} is more than half of data.image_size = {size}: crops could be "
                 "mostly black; lower it"
             )
+        if cutout > size:
+            raise ValueError(f"augment.cutout = {cutout} is more than data.image_size = {size}; lower it")
         return self
 
-    def recipe(self, run: str, model: str, weight_decay: str) -> Recipe:
-        """The recipe of a run.
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """The sections of the models, as they are in the file."""
+        return self.__pydantic_extra__
 
-        Args:
-            run: its name.
-            model: its section of params.yaml, `cnn` or `resnet`.
-            weight_decay: the name of the parameter that holds its weight decay, such as `ablation.weight_decay`.
-
-        Raises:
-            UserError: there is no such model or parameter, or the name cannot be one.
-        """
-        known = {"train.weight_decay": self.train.weight_decay}
-        known |= {f"ablation.{name}": value for name, value in self.ablation.model_dump().items()}
-        if weight_decay not in known:
-            raise UserError(f"{shown(weight_decay)} is no weight decay in {PARAMS}; there is {', '.join(known)}")
-        return check(
-            Recipe,
-            {
-                "run": run,
-                "model": model,
-                "seed": self.seed,
-                "settings": getattr(self, model, None),
-                "train": self.train.model_copy(update={"weight_decay": known[weight_decay]}),
-                "augment": self.augment,
-            },
-            f"run {shown(run)}",
-        )
+    @property
+    def weight_decays(self) -> dict[str, float]:
+        """The weight decays that a run may name, by parameter."""
+        return {"train.weight_decay": self.train.weight_decay} | {
+            f"ablation.{name}": value for name, value in self.ablation.model_dump().items()
+        }
 
 
-class Runs(Section):
-    """The part of dvc.yaml that is read here."""
-
-    foreach: Annotated[list[Name], Field(min_length=1)]
+class Loader(yaml.SafeLoader):
+    """PyYAML's SafeLoader, to which `1e-05` is a number: so DVC writes `-S train.weight_decay=1e-5`."""
 
 
-def check(kind: type[Checked], values: object, where: str | Path) -> Checked:
-    """The values as a `kind`.
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str | bytes, where: str | Path) -> Any:
+    """Return the content of a YAML document.
 
     Raises:
-        UserError: one is missing, unknown, of the wrong type or out of range; the message begins with `where` and names
-            each such key, its value and what is allowed.
+        UserError: it is none; the message begins with `where`.
     """
     try:
-        return kind.model_validate(values)
-    except (ValidationError, RecursionError) as error:
-        raise UserError(f"{where}: {explain(error, kind) if isinstance(error, ValidationError) else error}") from error
+        return yaml.load(text, Loader)  # a SafeLoader
+    # A KeyError or an AttributeError comes of a tag such as `!!bool x`
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{where}: not valid YAML: {printable(error)}") from error
 
 
 def load_params(path: Path = PARAMS) -> Params:
-    """The validated parameters.
+    """Return the validated parameters.
 
     Raises:
-        UserError: the file is missing or no YAML, or what is in it is not allowed (see `check`).
+        UserError: the file is missing or no YAML, or a value is missing, unknown, of the wrong type or out of range;
+            the message names the key, the value and what is allowed.
     """
-    return check(Params, read_yaml(path), path)
-
-
-def load_runs(path: Path = PIPELINE) -> list[str]:
-    """The names of the runs, in the order of dvc.yaml: the items under `foreach`.
-
-    Raises:
-        UserError: the file is missing, there is no run, or a name that cannot be one.
-    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file here; run this in the folder of the project")
     try:
-        names = list(read_yaml(path)["stages"]["train"]["foreach"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: no runs under stages.train.foreach") from error
-    return check(Runs, {"foreach": names}, path).foreach
+        return Params.model_validate(parse_yaml(path.read_bytes(), path))
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, Params)}") from error
+
+
+def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as one level of dotted names."""
+    result: dict[str, Any] = {}
+    for key, value in params.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result

@@ -1,200 +1,158 @@
-"""The state of a training on disk, from which it is resumed when the stage is run again."""
+"""The state of a training after an epoch, and its file on disk, from which the stage resumes when it is run again."""
 
-import contextlib
+import hashlib
 import json
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import ValidationError
-from torch import Tensor, nn
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
 
-from stages.common.errors import UserError, explain, printable
-from stages.common.files import replacing, write_csv
-from stages.common.formats import HISTORY, Epoch, of_run
-from stages.common.inputs import Inputs
-from stages.common.params import Recipe, Section
-from stages.training import tensor_file
-from stages.training.progress import Progress
-from stages.training.snapshot import Snapshot
-from stages.training.state import Observer, State
+from stages.common.errors import printable
+from stages.common.files import write_bytes
 
 FOLDER = Path(".cache/training")  # outside of DVC's outputs, which DVC removes before it starts a stage
-INTERVAL = 5  # seconds between two checkpoints, at least
+SHARE = 50  # a checkpoint is due when this many times its duration has passed: checkpoints take at most a fiftieth
+LOCK = Path("dvc.lock")
 
 
-class Header(Section):
-    """The metadata of a checkpoint."""
+@dataclass
+class State:
+    """The state of a training after an epoch: all that is needed to resume it as if it had never stopped.
 
-    fingerprint: dict[str, str]
-    workers: str
-    history: list[Epoch]
-    seconds: float
-    training_seconds: float
-    finished: bool
+    Attributes:
+        tensors: see `Step.tensors`.
+        history: a row for each epoch: the columns of plots/history/RUN.csv.
+        best_weights: the state_dict of the best epoch; empty where the last one is kept.
+        seconds: since the start, testing and compilation included.
+        training_seconds: without testing.
+    """
+
+    tensors: dict[str, Tensor]
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The state_dict to keep."""
+        prefix = "model."
+        last = {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+        return self.best_weights or last
+
+
+def best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
+    """Return the first row of the highest accuracy on the images that are not trained on."""
+    held_out = "validation_accuracy" if "validation_accuracy" in history[0] else "test_accuracy"
+    return max(history, key=lambda row: row[held_out])
 
 
 class Checkpoint:
-    """One file, written in the background while the next epoch is trained.
+    """The file of one run, written at once, between two epochs.
 
-    It stays when the training is over, until DVC has the results (see `discard_finished`): if they are lost before,
-    the next run writes them again without training.
+    It stays when the training is over, until DVC has the results: if they are lost before, the next run of the stage
+    writes them again without training.
 
     Args:
         run: the name of the run.
         fingerprint: everything that the result follows from; a checkpoint with another one is not used.
-        workers: number and kind of the devices. Resuming on others is allowed; the last digits will differ.
+        workers: number and kind of the devices. Resuming on others is allowed, and is said.
     """
 
     def __init__(self, run: str, fingerprint: dict[str, str], workers: str):
         self.path, self.fingerprint, self.workers = FOLDER / f"{run}.safetensors", fingerprint, workers
-        self.writer = ThreadPoolExecutor(max_workers=1)
-        self.writing: Future | None = None
-        self.snapshot: Snapshot | None = None
-        self.saved = 0  # epochs in the last checkpoint that was written
-        self.time = float("-inf")  # of the last checkpoint
+        self.due = 0.0  # by time.monotonic()
         self.failed = False  # and a line said so
 
-    def load(self, model: nn.Module) -> State | None:
-        """The state of an interrupted training of the model, or None; prints why a checkpoint is not used."""
+    def load(self) -> State | None:
+        """Return the state of an interrupted training, or None; print why a checkpoint is not used."""
         if not self.path.exists():
             return None
         try:
-            text, tensors = tensor_file.read(self.path)
-            found = Header.model_validate(text)
-            state = _state(found, tensors, model)
-        except (UserError, ValueError) as error:
-            reason = explain(error) if isinstance(error, ValidationError) else printable(error)
-            print(f"{self.path}: starting from epoch 1, because this checkpoint cannot be used: {reason}")
+            card, tensors = from_bytes(self.path.read_bytes())
+        except (OSError, ValueError) as error:
+            print(f"{self.path}: starting from epoch 1, because this checkpoint cannot be used: {printable(error)}")
             return None
-        changed = [what for what, digest in self.fingerprint.items() if found.fingerprint.get(what) != digest]
+        changed = [what for what, digest in self.fingerprint.items() if card["fingerprint"].get(what) != digest]
         if changed:
             print(f"{self.path}: starting from epoch 1, because this checkpoint has other {' and '.join(changed)}")
             return None
-        if found.workers != self.workers:
-            print(f"{self.path}: begun on {found.workers}, resumed on {self.workers}: the last digits will differ")
-        return state
+        if card["workers"] != self.workers:
+            print(f"{self.path}: begun on {card['workers']}, resumed on {self.workers}: like another seed")
+        parts: dict[str, dict[str, Tensor]] = {"step": {}, "best": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        return State(parts["step"], card["history"], parts["best"], card["seconds"], card["training_seconds"])
 
     def save(self, state: State, finished: bool) -> None:
-        """Write the state, unless the last checkpoint is younger than INTERVAL; that of a finished training always.
+        """Write the state if a checkpoint is due, that of a finished training always.
 
-        The training continues meanwhile. If the file cannot be written, a line says so and the training continues.
+        If the file cannot be written, a line says so and the training continues.
         """
-        if finished:
-            self._wait()
-        elif time.monotonic() < self.time + INTERVAL or (self.writing and not self.writing.done()):
+        began = time.monotonic()
+        if began < self.due and not finished:
             return
-        self._report()
-        self.time = time.monotonic()
-        header = Header(
-            fingerprint=self.fingerprint,
-            workers=self.workers,
-            history=state.history,
-            seconds=state.seconds,
-            training_seconds=state.training_seconds,
-            finished=finished,
-        )
-        self.snapshot = self.snapshot or Snapshot(state)
-        self.writing = self.writer.submit(self._write, header.model_dump(), self.snapshot, self.snapshot.take(state))
-        if finished:
-            self._wait()
-            self._report()
-
-    def _write(self, header: dict[str, Any], snapshot: Snapshot, copied: torch.cuda.Event | None) -> None:
-        # No tensor operation in this thread: OpenMP would start threads for it as well, and once it has more threads
-        # than there are cores, those of the training sleep at each wait.
-        if copied:
-            copied.synchronize()
-        with replacing(self.path) as file:
-            file.write(snapshot.layout.head(header, snapshot.content))
-            file.write(snapshot.content)
-        self.saved, self.failed = len(header["history"]), False
-
-    def _wait(self) -> None:
-        if self.writing:
-            self.writing.exception()
-
-    def _report(self) -> None:
-        """Say in a line that the checkpoint before could not be written, once until one is."""
-        error = self.writing.exception() if self.writing else None
-        self.writing = None
-        if isinstance(error, OSError) and self.snapshot and not self.failed:
+        card = {
+            "fingerprint": self.fingerprint,
+            "workers": self.workers,
+            "history": state.history,
+            "seconds": state.seconds,
+            "training_seconds": state.training_seconds,
+        }
+        tensors = {f"step.{name}": tensor for name, tensor in state.tensors.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
+        content = to_bytes(card, tensors)
+        try:
+            write_bytes(self.path, content)
+            self.failed = False
+        except OSError as error:
+            if not self.failed:
+                needed = f"{error.strerror}, {len(content) / 2**20:,.0f} MiB are needed"
+                print(f"{self.path}: no checkpoint ({needed}); an interruption would lose this training, which continues")
             self.failed = True
-            reason = f"{error.strerror}, {self.snapshot.layout.size / 2**20:,.0f} MiB are needed"
-            print(f"{self.path}: no checkpoint ({reason}); an interruption would lose this training, which continues")
-        elif error and not isinstance(error, OSError):
-            raise error
+        self.due = time.monotonic() + SHARE * (time.monotonic() - began)
 
-    def close(self) -> None:
-        """Wait for what is being written."""
-        self._wait()
-        self._report()
-        self.writer.shutdown()
+    def discard(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
 
 
-def _state(header: Header, tensors: dict[str, Tensor], model: nn.Module) -> State:
-    """The state that a checkpoint holds.
+def is_stored(model_file: bytes) -> bool:
+    """Return whether DVC has this model: dvc.lock, which it writes last, has its md5."""
+    return LOCK.is_file() and hashlib.md5(model_file, usedforsecurity=False).hexdigest() in LOCK.read_text()
+
+
+def to_bytes(card: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
+    """Return a safetensors file with a JSON object and tensors, which depends on them alone, and a digest over both."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # One entry of metadata: safetensors writes several in random order
+    return safetensors.torch.save(tensors, {"card": json.dumps(card | {"sha256": _digest(card, tensors)})})
+
+
+def from_bytes(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the JSON object and the tensors of a file, on the CPU.
 
     Raises:
-        ValueError: it is not that of a training of this model.
+        ValueError: the content is no such file, or damaged.
     """
-    parts: dict[str, dict[str, Tensor]] = {"step": {}, "best": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
-    weights = model.state_dict()
-    step = {f"model.{name}": tensor for name, tensor in weights.items()}
-    step |= {f"momentum.{name}": tensor for name, tensor in model.named_parameters()}
-    kinds = {part: _kinds(found) for part, found in parts.items()}
-    if kinds["step"] != _kinds(step) or kinds["best"] not in ({}, _kinds(weights)) or len(parts) > 2:
-        raise ValueError("its tensors are not those of this model")
-    if not header.history or [epoch.epoch for epoch in header.history] != [*range(1, len(header.history) + 1)]:
-        raise ValueError("its epochs are not numbered from 1")
-    return State(parts["step"], header.history, parts["best"], header.seconds, header.training_seconds)
-
-
-def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-
-
-class Recorder(Observer):
-    """Keeps checkpoint and history up to date, and shows the progress."""
-
-    def __init__(self, recipe: Recipe, checkpoint: Checkpoint, progress: Progress):
-        self.recipe, self.checkpoint, self.progress = recipe, checkpoint, progress
-
-    def on_batch(self, images: int) -> None:
-        self.progress.batch(images)
-
-    def on_epoch(self, state: State) -> None:
-        self.checkpoint.save(state, finished=len(state.history) == self.recipe.settings.epochs)
-        with contextlib.suppress(OSError):  # `write_results` writes it again, and reports what is wrong
-            write_csv(of_run(HISTORY, self.recipe.run), Epoch, state.history, synced=False)
-        self.progress.epoch(state.history[-1])
-
-
-def fingerprint(inputs: Inputs[Recipe], device: str) -> dict[str, str]:
-    """Everything that determines the bytes of a training, except the number of threads and processes.
-
-    Args:
-        device: the kind of device, see `Backend.kind`.
-    """
-    return {
-        "parameters": inputs.settings.model_dump_json(),
-        "data": json.dumps(inputs.data),
-        "code": json.dumps([*inputs.code.values()]),  # wherever the project lies
-        "torch": torch.__version__,
-        "device": device,
-    }
-
-
-def discard_finished(run: str) -> None:
-    """Remove the checkpoint of a finished training of this run, since DVC has its results; leave one to be resumed."""
-    path = FOLDER / f"{run}.safetensors"
     try:
-        if path.exists() and Header.model_validate(tensor_file.read(path)[0]).finished:
-            path.unlink()
-    except (UserError, ValueError):
-        return  # damaged: the next training says so and starts from epoch 1
+        tensors = safetensors.torch.load(content)
+        size = int.from_bytes(content[:8], "little")
+        card = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["card"])
+        digest = card.pop("sha256")
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no safetensors file of this pipeline: {error}") from error
+    if digest != _digest(card, tensors):
+        raise ValueError("damaged: its content does not have the digest that it states")
+    return card, tensors
+
+
+def _digest(card: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(card).encode())
+    digest.update(safetensors.torch.save(tensors))
+    return digest.hexdigest()

@@ -6,24 +6,25 @@ import os
 import platform
 import shutil
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.common.errors import UserError, printable
-from stages.common.params import Recipe, Train
-from stages.training.cuda_graph import Replayed
-from stages.training.distributed import Processes, is_lost_connection
+from stages.common.errors import UserError
+from stages.common.params import Train
+from stages.training.cuda_graph import GraphedFunction
+from stages.training.distributed import Processes
+from stages.training.recipe import Recipe
 
-OLDEST_TORCH = (2, 11)
-
-# GPU trainings on this many images are compiled: 100 epochs of CIFAR-10. An estimate: compiling takes about 15 s, and
-# saves about 0.1 s an epoch. On a CPU no model gains by it (docs/performance.md).
-COMPILE_FROM_IMAGES = 5_000_000
+# GPU trainings on this many images are compiled: 200 epochs of CIFAR-10. An estimate, not measured: compiling takes 25
+# to 40 s, and saves about 0.1 s an epoch. On a CPU no model gains by it (docs/performance.md).
+COMPILE_FROM_IMAGES = 10_000_000
 
 COMPILED = Path(".cache/compiled")  # what the compiler keeps between runs
 
@@ -31,76 +32,98 @@ ALONE = Processes()
 
 
 @dataclass(frozen=True)
-class Backend:
-    """A device set up by `choose_backend`."""
+class Device:
+    """A device set up by `choose_device`."""
 
-    device: torch.device
+    torch: torch.device
     precision: str  # fp32, tf32 or bf16
     compile: bool
     processes: Processes = ALONE
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move the model to the device, in the memory format in which its convolutions are fastest."""
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.to(self.torch, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager:
-        # Without the cache of cast weights, which a captured CUDA graph would treat as constants.
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
+        """Return the context of a forward pass in this precision."""
+        # Without the cache of cast weights, which a captured CUDA graph would treat as constants
+        return torch.autocast(self.torch.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
-    def to_device(self, tensor: Tensor) -> Tensor:
-        """Copy a host tensor over without waiting for the device."""
-        if self.device.type == "cuda":
+    def copied(self, tensor: Tensor) -> Tensor:
+        """Copy a host tensor to the device without waiting for it."""
+        if self.torch.type == "cuda":
             tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return tensor.to(self.torch, non_blocking=True)
 
     def compiled(self, function: Callable) -> Callable:
-        """The function, compiled where that was chosen."""
+        """Return the function, compiled where that was chosen."""
         if not self.compile:
             return function
+        # torch 2.11 advises TF32, which would give other bytes
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+        whole = self.processes.world_size == 1  # DistributedDataParallel breaks the graph
+        # The compiler unpickles what lies there, by default in a folder of /tmp that another user may have made
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(COMPILED))
         # Inductor chooses kernels by timing unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
-        whole = self.processes.world_size == 1  # DistributedDataParallel breaks the graph
-        # It unpickles what lies there, by default in a folder of /tmp that another user may have made
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(COMPILED))
         return torch.compile(function, dynamic=False, fullgraph=whole, options={"deterministic": True})
 
-    def replayed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
-        """The function, captured as a CUDA graph (see `Replayed`) where one process trains on a GPU.
+    def graphed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
+        """Return the function, captured as a CUDA graph (see `GraphedFunction`) where one process trains on a GPU.
 
         NCCL's collectives can be captured too, but torch asks to turn off the error handling of NCCL for it, and then a
         rank that dies leaves the others in a replay that never ends.
         """
         alone = self.processes.world_size == 1
-        return Replayed(function, state) if self.device.type == "cuda" and alone else function
+        return GraphedFunction(function, state) if self.torch.type == "cuda" and alone else function
+
+    def description(self) -> dict[str, object]:
+        """Return what metrics/timing/ tells of the device."""
+        return {
+            "device": self.name,
+            "instruction_set": self.instructions,
+            "threads": torch.get_num_threads(),
+            "precision": self.precision,
+            "compiled": self.compile,
+            "torch": torch.__version__,
+        }
 
     @property
-    def device_name(self) -> str:
+    def name(self) -> str:
         """Number and kind of the devices, for display."""
-        if self.device.type == "cuda":
-            name = torch.cuda.get_device_name(self.device)
+        if self.torch.type == "cuda":
+            name = torch.cuda.get_device_name(self.torch)
         else:
             threads = torch.get_num_threads()
             name = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
         return name if self.processes.world_size == 1 else f"{self.processes.world_size} × {name}"
 
     @property
+    def instructions(self) -> str:
+        """The instruction set of the CPU as torch's kernels use it, or the architecture of the GPU."""
+        if self.torch.type == "cuda":
+            return "sm_{}{}".format(*torch.cuda.get_device_capability(self.torch))
+        limits = [os.environ[name] for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if name in os.environ]
+        return " ".join([torch.backends.cpu.get_cpu_capability(), *limits])
+
+    @property
     def kind(self) -> str:
-        """The kind of device and precision, which must be equal to resume a training."""
-        on_gpu = self.device.type == "cuda"
-        name = torch.cuda.get_device_name(self.device) if on_gpu else "CPU"
+        """What must be equal to resume a training, since other kernels give other bytes."""
+        on_gpu = self.torch.type == "cuda"
+        device = torch.cuda.get_device_name(self.torch) if on_gpu else f"CPU, {self.instructions}"
         libraries = f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_gpu else ""
-        return f"{name}, {self._how}{libraries}"
+        return f"{device}, {self._how}, PyTorch {torch.__version__}{libraries}"
 
     @property
     def _how(self) -> str:
         return f"{self.precision}, {'compiled' if self.compile else 'not compiled'}"
 
     def __str__(self) -> str:
-        return f"{self.device_name}, {self._how}"
+        return f"{self.name}, {self._how}"
 
 
-def choose_backend(train: Train, images: int, processes: Processes = ALONE) -> Backend:
-    """The GPU of this process if there is one, else the CPU, configured so that the same inputs give the same bytes.
+def choose_device(train: Train, images: int, processes: Processes = ALONE) -> Device:
+    """Return the GPU of this process if there is one, else the CPU, set up so that the same inputs give the same bytes.
 
     Args:
         train: `precision`, `auto` for bf16 on a GPU that has it, else fp32; and `compile`, `auto` for a GPU, where a
@@ -109,49 +132,45 @@ def choose_backend(train: Train, images: int, processes: Processes = ALONE) -> B
         images: number of images to be trained on, over all epochs.
 
     Raises:
-        UserError: the device lacks what was asked for, or PyTorch is too old.
+        UserError: the device lacks what was asked for.
     """
-    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
-        oldest = ".".join(map(str, OLDEST_TORCH))
-        raise UserError(f"PyTorch {oldest} or newer is needed, and this is {torch.__version__}")
     on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", processes.local_rank) if on_gpu else torch.device("cpu")
+    place = torch.device("cuda", processes.local_rank) if on_gpu else torch.device("cpu")
     lacking = _lacking_compiler(on_gpu)
     compile = train.compile
     if compile == "auto":
         compile = on_gpu and lacking is None and images >= COMPILE_FROM_IMAGES
     elif compile and lacking:
         raise UserError(f"train.compile = True: torch.compile needs {lacking}; install it, or use auto or false")
-    backend = Backend(device, _precision(train.precision, on_gpu), bool(compile), processes)
-    configure(backend.precision)
-    return backend
+    device = Device(place, _precision(train.precision, on_gpu), bool(compile), processes)
+    configure(device.precision)
+    return device
 
 
 @contextlib.contextmanager
-def explained(recipe: Recipe, backend: Backend) -> Iterator[None]:
-    """Turn errors of torch that a user can fix into a UserError."""
+def memory_errors(recipe: Recipe, device: Device, images: np.ndarray) -> Iterator[None]:
+    """Turn torch's error of too little memory into a UserError.
+
+    Args:
+        images: the training images, uint8 N×H×W×3, of which a padded copy is kept on the device.
+    """
     try:
         yield
     except RuntimeError as error:
-        world_size = backend.processes.world_size
-        if any(words in str(error) for words in ("out of memory", "can't allocate memory")):
-            raise UserError(
-                f"{backend.device_name} ran out of memory at train.batch_size = {recipe.train.batch_size} with "
-                f"{recipe.settings.title}; make the batch, the images or the model smaller, or stop other programs"
-            ) from error
-        if world_size > 1 and is_lost_connection(error):
-            raise UserError(
-                f"another of the {world_size} processes ended, so this training ended too; see its message, and run "
-                "this again to resume"
-            ) from error
-        raise
+        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+            raise
+        size, padded = images.shape[1], images.shape[1] + 2 * recipe.augment.crop_padding
+        raise UserError(
+            f"{device.name} ran out of memory at train.batch_size = {recipe.train.batch_size} with {recipe.title}, "
+            f"beside {images.nbytes * (padded / size) ** 2 / 2**20:,.0f} MiB of padded training images; make the batch, "
+            "the images or the model smaller, or stop other programs"
+        ) from error
 
 
-def exact_backend() -> Backend:
-    """The first GPU or the CPU in fp32: for predictions, not for speed."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def exact_device() -> Device:
+    """Return the first GPU or the CPU in fp32: for predictions, not for speed."""
     configure("fp32")
-    return Backend(device, "fp32", compile=False)
+    return Device(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "fp32", compile=False)
 
 
 def _precision(wanted: str, on_gpu: bool) -> str:
@@ -171,7 +190,7 @@ def _lacking_compiler(on_gpu: bool) -> str | None:
     if not on_gpu:
         has_compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
         return None if has_compiler else "a C++ compiler (g++ or clang++)"
-    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+    if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang"))):
         return "a C compiler (gcc or clang)"
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     return None if header.exists() else f"Python's headers ({header}, Debian's python3-dev)"
@@ -179,10 +198,7 @@ def _lacking_compiler(on_gpu: bool) -> str | None:
 
 def configure(precision: str) -> None:
     """Set up torch for the same bytes from the same inputs, in this precision."""
-    known = (":4096:8", ":16:8")
-    if os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", known[0]) not in known:
-        found = printable(os.environ["CUBLAS_WORKSPACE_CONFIG"])
-        raise UserError(f"CUBLAS_WORKSPACE_CONFIG = {found}: the same bytes need {' or '.join(known)}; unset it")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with another value torch refuses to multiply
     # The same switch as torch.use_deterministic_algorithms, which would import the compiler first, for over a second
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it would write every new tensor twice

@@ -3,14 +3,9 @@
 import contextlib
 import inspect
 import os
-import signal
-import socket
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from threading import Thread
 from typing import Any
 
 import torch
@@ -21,9 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stages.common.errors import UserError
 from stages.common.params import Train
 
-LOST = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe")  # in gloo's messages
 TIMEOUT = timedelta(minutes=5)  # for a collective whose other ranks do not come
-GRACE = 5  # seconds between a signal and the end of a rank that waits for the others and cannot handle it
 
 
 @dataclass(frozen=True)
@@ -34,8 +27,12 @@ class Processes:
     world_size: int = 1
     local_rank: int = 0  # among those on this machine
 
+    def share(self, count: int) -> int:
+        """Return how many of `count` rows this process takes."""
+        return count // self.world_size + (self.rank < count % self.world_size)
+
     def shard(self, batch: Tensor) -> tuple[Tensor, float]:
-        """This process's slice of the batch that a single process would use, and the weight of the slice's mean loss.
+        """Return this process's rows of the batch that a single process would use, and the weight of their mean loss.
 
         The mean over the processes of these losses, weighted, is the mean over the batch. A process without a row takes
         the first one with weight 0, so that all take part in each all-reduce.
@@ -44,7 +41,7 @@ class Processes:
         return (rows, len(rows) * self.world_size / len(batch)) if len(rows) else (batch[:1], 0.0)
 
     def replicate(self, model: nn.Module) -> nn.Module:
-        """The model, whose gradients after a backward pass are the mean over the processes."""
+        """Return the model with gradients that, after a backward pass, are the mean over the processes."""
         if self.world_size == 1:
             return model
         # Statistics of batch normalisation are averaged once an epoch instead of being copied from rank 0 each step.
@@ -68,7 +65,7 @@ class Processes:
                     tensor /= self.world_size
 
     def broadcast(self, value: Any) -> Any:
-        """The value that rank 0 passed."""
+        """Return the value that rank 0 passed."""
         if self.world_size == 1:
             return value
         values = [value]
@@ -76,7 +73,7 @@ class Processes:
         return values[0]
 
     def differing(self, values: dict[str, str]) -> list[str]:
-        """The names of the values that are not the same in all processes; each must pass the same names."""
+        """Return the names of the values that are not the same in all processes; each must pass the same names."""
         gathered = [values] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(gathered, values)
@@ -101,7 +98,7 @@ def joined_processes() -> Iterator[Processes]:
     Without torchrun the process is alone, also where Slurm or Kubernetes set WORLD_SIZE for purposes of their own.
 
     Raises:
-        UserError: there are more processes on this machine than it has GPUs.
+        UserError: there are more processes on this machine than it has GPUs, or another process ended.
     """
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield Processes()
@@ -116,36 +113,8 @@ def joined_processes() -> Iterator[Processes]:
     if device:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device)
-    _end_when_stopped()
-    yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
+    except dist.DistError as error:
+        raise UserError("another process ended, so this training ended too; see its message, and run this again") from error
     dist.destroy_process_group()  # not after an error: NCCL would wait for what the others never begin
-
-
-def is_lost_connection(error: RuntimeError) -> bool:
-    """True if the error says that another process has ended."""
-    return isinstance(error, dist.DistError) or any(words in str(error) for words in LOST)
-
-
-def _end_when_stopped() -> None:
-    """End on SIGINT and SIGTERM also while the main thread waits in a collective, where Python's handlers cannot run.
-
-    torchrun sends one to all ranks when it was stopped or a rank has died, and kills them half a minute later without a
-    word.
-    """
-    ours, notified = socket.socketpair()
-    notified.setblocking(False)
-    signal.set_wakeup_fd(notified.fileno(), warn_on_full_buffer=False)
-
-    def wait() -> None:
-        with notified:  # keeps the socket open
-            while (number := ours.recv(1)[0]) not in (signal.SIGINT, signal.SIGTERM):
-                pass
-            time.sleep(GRACE)
-        if signal.getsignal(number) == signal.SIG_IGN:  # the main thread has handled it, see `cli.run`
-            return
-        by = signal.Signals(number).name
-        line = f"train: stopped ({by}) while it waited for another process; run the same command to resume"
-        print(line, file=sys.stderr, flush=True)
-        os._exit(128 + number)
-
-    Thread(target=wait, daemon=True).start()

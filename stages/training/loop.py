@@ -2,19 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.common.dataset import Dataset, Split
+from stages.common.dataset import Dataset, Split, held_out_name
 from stages.common.errors import UserError
-from stages.common.formats import Epoch
-from stages.common.params import Recipe
-from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
-from stages.training.device import Backend
-from stages.training.state import Observer, State
+from stages.training.augmentation import Normalise, TrainingImages, batches, draw_epoch
+from stages.training.checkpoint import State, best_epoch
+from stages.training.device import Device
+from stages.training.recipe import Recipe, learning_rates
 from stages.training.step import Step
 
 TEST_PIXELS = 1000 * 32 * 32  # of a batch of test images
@@ -24,109 +24,109 @@ def train(
     model: nn.Module,
     dataset: Dataset,
     recipe: Recipe,
-    backend: Backend,
+    device: Device,
     resumed: State | None = None,
-    observer: Observer | None = None,
-) -> State:
-    """Train a freshly built model, testing it after each epoch, or resume an interrupted training.
+    watch: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+) -> Iterator[State]:
+    """Train a freshly built model, or resume an interrupted training; yield the state after each epoch.
 
-    The host waits for the device twice an epoch, to read the sums of training and of testing. Order, crops and flips
-    follow from seed and epoch, so they are the same on every device. Several processes share each batch and the test
-    images, and return the same.
+    The host waits for the device twice an epoch, to read the sums of training and of testing. Whatever is random
+    follows from seed and epoch, so order, crops and flips are the same on every device. Several processes share each
+    batch and the test images, and yield the same.
 
     Args:
-        resumed: the last state that `on_epoch` received, in a call with the same other arguments.
+        dataset: trained on `train`, tested after each epoch on `held_out`.
+        resumed: a state of a call with the same other arguments.
+        watch: gets the batches of an epoch and yields them: a place for a progress bar.
 
     Raises:
-        UserError: the loss of an epoch is not finite.
+        UserError: the loss of an epoch is not finite, or the model has not one output for each class.
     """
-    if recipe.train.sync_batchnorm and backend.processes.world_size > 1:
+    processes, augment = device.processes, recipe.augment
+    if recipe.train.sync_batchnorm and processes.world_size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model = backend.place(model)
-    normalise = Normalise(dataset.info.mean, dataset.info.std, backend.device)
-    images = TrainingImages(dataset.train, recipe.augment.crop_padding, normalise, backend.device)
-    step = Step(backend.processes.replicate(model), images, recipe.train, backend.autocast)
-    update = build_update(step, recipe.train.batch_size, backend)
-    test = build_test(model, dataset.test, normalise, backend)
+    model = device.place(model)
+    normalise = Normalise(dataset.info.mean, dataset.info.std, device.torch)
+    check_outputs(model, dataset, normalise)
+    images = TrainingImages(dataset.train, augment, normalise, device.torch)
+    step = Step(processes.replicate(model), images, recipe.train, device.autocast)
+    update = build_update(step, recipe.train.batch_size, device)
+    test = build_test(model, dataset.held_out, normalise, device)
     state = _restored(step, resumed)
-    observer = observer or Observer()
 
     def draws_of(epoch: int) -> Tensor:
-        augment = recipe.augment
-        return backend.to_device(draw_epoch(recipe.seed, epoch, len(images), augment.crop_padding, augment.flip))
+        """The fields of `Draws` side by side, int64 N×6 on the device."""
+        draws = draw_epoch(recipe.seed, epoch, len(images), dataset.info.image_size, augment)
+        return device.copied(torch.stack(draws, 1))
 
     start = time.perf_counter() - state.seconds
-    rates = list(enumerate(learning_rates(recipe), start=1))[len(state.history) :]
-    draws = draws_of(len(state.history) + 1)
-    for epoch, rate in rates:
+    first = len(state.history) + 1
+    draws = draws_of(first)
+    for epoch in range(first, recipe.epochs + 1):
         began = time.perf_counter()
+        rate = learning_rates(recipe)[epoch - 1]
+        seed_dropout(recipe.seed, epoch, processes.rank)
         model.train()
-        train_epoch(step, update, batches(draws, recipe, backend), rate, observer.on_batch)
-        if epoch < recipe.settings.epochs:
+        step.learning_rate.fill_(rate)
+        step.sums.zero_()
+        for batch in watch(batches(draws, recipe.train.batch_size, processes.world_size)):
+            update(batch)
+        if epoch < recipe.epochs:
             draws = draws_of(epoch + 1)  # while the device trains
-        backend.processes.all_reduce(step.sums)
+        processes.all_reduce(step.sums)
         training = (step.sums / len(images)).tolist()  # here the host waits for the device
         state.training_seconds += time.perf_counter() - began
-        backend.processes.average(model.buffers())  # the running statistics of batch normalisation
-        testing = test()
-        state.history.append(_epoch(epoch, training, testing, rate))
-        if recipe.train.keep == "best" and state.best.epoch == epoch:
+        processes.average(model.buffers())  # the running statistics of batch normalisation
+        state.history.append(row(epoch, training, test(), rate, held_out_name(dataset.info)))
+        if recipe.train.keep == "best" and best_epoch(state.history)["epoch"] == epoch:
             state.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         state.seconds = time.perf_counter() - start
-        observer.on_epoch(state)
-    return state
+        yield state
 
 
-def train_epoch(
-    step: Step,
-    update: Callable[[Tensor], None],
-    batches: list[Tensor],
-    learning_rate: float,
-    on_batch: Callable[[int], None],
-) -> None:
-    """Hand the batches of an epoch to the device; loss and correct predictions add up in `step.sums`."""
-    step.learning_rate.fill_(learning_rate)
-    step.sums.zero_()
-    for batch in batches:
-        update(batch)
-        on_batch(len(batch))
+def seed_dropout(seed: int, epoch: int, rank: int) -> None:
+    """Seed torch's generators, from which dropout draws, so that an epoch does not depend on those before it."""
+    (number,) = np.random.SeedSequence([seed % 2**64, epoch, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(number))
 
 
-def batches(draws: Tensor, recipe: Recipe, backend: Backend) -> list[Tensor]:
-    """The rows of an epoch as batches, int64 B×4, for all processes together.
-
-    The last, smaller batch is trained on too. Where it would leave a process a single image, of which batch
-    normalisation may have no variance, it joins the batch before.
-    """
-    parts = list(draws.split(recipe.train.batch_size))
-    if len(parts) > 1 and len(parts[-1]) < 2 * backend.processes.world_size:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
+def check_outputs(model: nn.Module, dataset: Dataset, normalise: Normalise) -> None:
+    """Raise a UserError unless the model has one output for each class; its running statistics stay as they are."""
+    classes, image = len(dataset.info.classes), torch.from_numpy(dataset.train.images[:1])
+    with torch.no_grad():
+        logits = model.eval()(normalise(image.to(normalise.mean.device)))
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"the model's output for one image is {found}; it must be a tensor of shape (1, {classes})")
 
 
-def build_update(step: Step, batch_size: int, backend: Backend) -> Callable[[Tensor], None]:
-    """The step on this process's shard of a batch, compiled and captured as the backend decides."""
-    compiled = backend.compiled(step.forward)
-    whole = len(backend.processes.shard(torch.empty(batch_size))[0])
+def build_update(step: Step, batch_size: int, device: Device) -> Callable[[Tensor], None]:
+    """Return the step on this process's shard of a batch, compiled and captured as the device decides."""
+    compiled = device.compiled(step.forward)
+    whole = device.processes.share(batch_size)
 
     def update(batch: Tensor) -> None:
-        draws, weight = backend.processes.shard(batch)
-        # Compiling for the shape of the last, smaller batch would take longer than it ever saves.
-        step(draws, weight, compiled if len(draws) == whole else step.forward)
+        rows, weight = device.processes.shard(batch)
+        # Compiling for the shape of the last, smaller batch would take longer than it ever saves
+        step(rows, weight, compiled if len(rows) == whole else step.forward)
 
-    return backend.replayed(update, [*step.tensors().values(), step.sums])
+    return device.graphed(update, [*step.tensors().values(), step.sums])
 
 
-def build_test(model: nn.Module, test: Split, normalise: Normalise, backend: Backend) -> Callable[[], list[float]]:
-    """Loss and accuracy on the test images as a function of no arguments; each process tests its shard of them."""
-    processes, count = backend.processes, len(test.labels)
+def build_test(model: nn.Module, test: Split, normalise: Normalise, device: Device) -> Callable[[], list[float]]:
+    """Return a function that tests the model: mean cross-entropy in nats, and accuracy as a fraction.
+
+    Each process tests its shard of the images.
+    """
+    processes, count = device.processes, len(test.labels)
     images, labels = (
-        torch.from_numpy(array).tensor_split(processes.world_size)[processes.rank].to(backend.device) for array in test
+        torch.from_numpy(array).tensor_split(processes.world_size)[processes.rank].to(device.torch)
+        for array in (test.images, test.labels)
     )
-    predicted = backend.replayed(lambda images: predict(model, images, normalise, backend), state=[])
+    forward = device.graphed(lambda batch: forward_test(model, normalise(batch), device), [])
 
     def test_epoch() -> list[float]:
-        logits = predicted(images)
+        logits = predict(forward, images)
         loss, correct = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()
         sums = torch.stack([loss.double(), correct.double()])
         processes.all_reduce(sums)
@@ -136,29 +136,47 @@ def build_test(model: nn.Module, test: Split, normalise: Normalise, backend: Bac
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, normalise: Normalise, backend: Backend) -> Tensor:
-    """The model's logits, float32 N×classes, for uint8 N×H×W×3 images on its device."""
+def forward_test(model: nn.Module, x: Tensor, device: Device) -> Tensor:
+    """Return the logits, float32 B×classes, of normalised images, B×3×H×W, with the running statistics."""
     model.eval()
-    size = max(1, TEST_PIXELS // (images.shape[1] * images.shape[2]))
-    with backend.autocast():
-        return torch.cat([model(normalise(batch)).float() for batch in images.split(size)])
+    with device.autocast():
+        return model(x).float()
 
 
-def learning_rates(recipe: Recipe) -> list[float]:
-    """The learning rate of each epoch.
+def predict(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the logits, float32 N×classes, of uint8 N×H×W×3 images, batch by batch.
 
-    `cosine` falls to zero over the run without restarts (Loshchilov & Hutter 2017, equation 5); `step` divides by ten
-    at half and again at three quarters of it (He et al. 2015, section 4.2).
+    Args:
+        forward: logits of a batch; it may overwrite what it returned before.
     """
-    epochs, peak = recipe.settings.epochs, recipe.train.learning_rate
-    if recipe.train.schedule == "cosine":
-        return [peak * (1 + math.cos(math.pi * epoch / epochs)) / 2 for epoch in range(epochs)]
-    milestones = max(1, epochs // 2), max(1, 3 * epochs // 4)
-    return [peak * 0.1 ** sum(epoch >= milestone for milestone in milestones) for epoch in range(epochs)]
+    size = max(1, TEST_PIXELS // (images.shape[1] * images.shape[2]))
+    return torch.cat([forward(batch).clone() for batch in images.split(size)])
+
+
+def row(epoch: int, training: list[float], testing: list[float], rate: float, held_out: str) -> dict[str, float]:
+    """Return a row of the history from (loss, accuracy) on both kinds of images.
+
+    Raises:
+        UserError: a loss is not finite.
+    """
+    (train_loss, train_accuracy), (loss, accuracy) = training, testing
+    if not (math.isfinite(train_loss) and math.isfinite(loss)):
+        raise UserError(
+            f"the loss is no longer finite after epoch {epoch} at learning rate {rate:g}; lower train.learning_rate"
+        )
+    return {
+        "epoch": epoch,
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        f"{held_out}_loss": loss,
+        f"{held_out}_accuracy": accuracy,
+        "generalization_gap": train_accuracy - accuracy,
+        "learning_rate": rate,
+    }
 
 
 def _restored(step: Step, resumed: State | None) -> State:
-    """The state of a training: its tensors are those of the step, with the values of the resumed one."""
+    """Copy a resumed state's tensors into those of the step, which the returned state holds."""
     tensors = step.tensors()
     if resumed is None:
         return State(tensors)
@@ -166,20 +184,3 @@ def _restored(step: Step, resumed: State | None) -> State:
         tensor.copy_(resumed.tensors[name])
     best = {name: tensor.to(step.sums.device) for name, tensor in resumed.best_weights.items()}
     return State(tensors, list(resumed.history), best, resumed.seconds, resumed.training_seconds)
-
-
-def _epoch(number: int, training: list[float], testing: list[float], rate: float) -> Epoch:
-    (train_loss, train_accuracy), (test_loss, test_accuracy) = training, testing
-    if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
-        raise UserError(
-            f"the loss is no longer finite after epoch {number} at learning rate {rate:g}; lower train.learning_rate"
-        )
-    return Epoch(
-        epoch=number,
-        train_loss=train_loss,
-        train_accuracy=train_accuracy,
-        test_loss=test_loss,
-        test_accuracy=test_accuracy,
-        generalization_gap=train_accuracy - test_accuracy,
-        learning_rate=rate,
-    )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.optim.sgd import sgd
 
 from stages.common.params import Train
-from stages.training.augmentation import TrainingImages
+from stages.training.augmentation import Draws, TrainingImages
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -23,12 +23,13 @@ class Step:
     Args:
         model: on the device; DistributedDataParallel where several processes train.
         images: the training images, from which a batch is gathered.
-        train: momentum, weight decay (on every parameter) and the first learning rate.
+        train: momentum, weight decay (on every parameter that is trained), label smoothing and the first learning rate.
         autocast: the precision of the forward pass.
 
     Attributes:
         learning_rate: float32 scalar, to be filled in before an epoch.
         sums: float64 [2], the loss and the correct predictions summed over the images since it was last zeroed.
+        momentum: by name, for each parameter that is not frozen, a tensor of its shape.
     """
 
     def __init__(
@@ -39,57 +40,58 @@ class Step:
         autocast: Callable[[], AbstractContextManager],
     ):
         self.model, self.images, self.train, self.autocast = model, images, train, autocast
+        self.bare = getattr(model, "module", model)  # inside DistributedDataParallel
         device = images.labels.device
         self.learning_rate = torch.tensor(train.learning_rate, device=device)
-        self.parameters: list[Tensor] = list(model.parameters())
-        self.momentum = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.parameters = {name: p for name, p in self.bare.named_parameters() if p.requires_grad}
+        self.momentum = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
 
-    def __call__(self, draws: Tensor, weight: float = 1.0, forward: Forward | None = None) -> None:
-        """Train on the B images that rows of `draw_epoch` describe, int64 B×4.
+    def __call__(self, rows: Tensor, weight: float = 1.0, forward: Forward | None = None) -> None:
+        """Train on the B images that the draws in `rows` describe, int64 B×6: the fields of `Draws` side by side.
 
         Args:
             weight: the share of this batch in the mean loss over all processes; 0 leaves it out.
             forward: a compiled `self.forward`.
         """
-        loss, correct = (forward or self.forward)(draws)
+        loss, correct = (forward or self.forward)(rows)
         (loss if weight == 1 else loss * weight).backward()
         self.update()
         if weight:
-            self.sums += torch.stack([loss.detach().double() * len(draws), correct.double()])
+            self.sums += torch.stack([loss.detach().double() * len(rows), correct.double()])
 
     @torch.no_grad()
     def update(self) -> None:
-        """Update the parameters and drop the gradients.
+        """Update the parameters that have a gradient, and drop the gradients.
 
         With the function behind torch.optim.SGD: the class would import the compiler first, for more than a second.
         """
+        used = {name: p for name, p in self.parameters.items() if p.grad is not None}
         sgd(
-            self.parameters,
-            [parameter.grad for parameter in self.parameters if parameter.grad is not None],
-            [*self.momentum],
+            [*used.values()],
+            [p.grad for p in used.values() if p.grad is not None],
+            [self.momentum[name] for name in used],
             fused=True,
-            lr=self.learning_rate,
+            lr=self.learning_rate,  # type: ignore[arg-type] # a tensor on the device, which the fused kernels read
             momentum=self.train.momentum,
             weight_decay=self.train.weight_decay,
             dampening=0,
-            nesterov=False,
+            nesterov=self.train.nesterov,
             maximize=False,
         )
-        for parameter in self.parameters:
+        for parameter in used.values():
             parameter.grad = None
 
-    def forward(self, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy (float32) and number of correct predictions (int64) of the batch."""
-        x, labels = self.images.batch(draws)  # B×3×H×W, B
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean cross-entropy (float32) and the number of correct predictions (int64) of a batch."""
+        x, labels = self.images.batch(Draws(*rows.unbind(1)))  # B×3×H×W, B
         with self.autocast():
             logits = self.model(x)  # B×classes
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 is too coarse for a loss
-        return F.cross_entropy(exact, labels), (logits.argmax(1) == labels).sum()
+        loss = F.cross_entropy(exact, labels, label_smoothing=self.train.label_smoothing)
+        return loss, (logits.argmax(1) == labels).sum()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that persist between steps (no copies): `model.*` and `momentum.*`, named as in the model."""
-        model = getattr(self.model, "module", self.model)  # inside DistributedDataParallel
-        names = (name for name, _ in model.named_parameters())
-        momentum = {f"momentum.{name}": tensor for name, tensor in zip(names, self.momentum, strict=True)}
-        return {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | momentum
+        """Return the tensors that persist between steps (no copies): `model.*` and `momentum.*`, named as in the model."""
+        model = {f"model.{name}": tensor for name, tensor in self.bare.state_dict().items()}
+        return model | {f"momentum.{name}": tensor for name, tensor in self.momentum.items()}

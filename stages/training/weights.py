@@ -9,24 +9,25 @@ from torch import Tensor, nn
 
 from stages.common.dataset import DatasetInfo
 from stages.common.errors import UserError, explain, printable
-from stages.common.params import Recipe, Section
-from stages.training import tensor_file
+from stages.common.files import Record
+from stages.training import checkpoint
 from stages.training.augmentation import Normalise
-from stages.training.device import exact_backend, explained
-from stages.training.loop import predict
-from stages.training.models import build_model, count_parameters
+from stages.training.device import exact_device
+from stages.training.loop import forward_test, predict
+from stages.training.recipe import Recipe, build_model, count_parameters
 
 
-class Card(Section):
-    """The model card: how the model was trained, and on what."""
+class Card(Record):
+    """The model card: how the model was trained, on what, and how that went."""
 
     recipe: Recipe
     data: DatasetInfo
+    history: list[dict[str, float]]  # a row for each epoch: the columns of plots/history/RUN.csv
 
 
 def to_bytes(card: Card, weights: dict[str, Tensor]) -> bytes:
-    """The content of a model file, which depends on the arguments alone."""
-    return tensor_file.to_bytes(card.model_dump(mode="json"), weights)
+    """Return the content of a model file, which depends on the arguments alone."""
+    return checkpoint.to_bytes(card.model_dump(mode="json"), weights)
 
 
 class Classifier:
@@ -42,27 +43,60 @@ class Classifier:
 
     @property
     def classes(self) -> list[str]:
+        """The names of the classes, in the order of the columns of `probabilities`."""
         return self.card.data.classes
 
     @property
     def parameters(self) -> int:
-        """The number of weights that were trained."""
+        """The number of weights."""
         return count_parameters(self.network)
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """The probability of each class, float64 N×classes, in fp32 on the first GPU or the CPU.
+    def log_probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return the natural logarithm of the probability of each class, float64 N×classes, computed in fp32.
 
         Args:
             images: uint8 N×H×W×3, H and W as in training (`card.data.image_size`).
 
         Raises:
-            UserError: the device has too little memory.
+            UserError: the images are something else.
         """
-        backend = exact_backend()
-        with explained(self.card.recipe, backend):
-            normalise = Normalise(self.card.data.mean, self.card.data.std, backend.device)
-            network, pixels = backend.place(self.network), torch.from_numpy(images).to(backend.device)
-            return predict(network, pixels, normalise, backend).double().softmax(1).cpu().numpy()
+        size = self.card.data.image_size
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+            found = f"{getattr(images, 'dtype', '')} {tuple(getattr(images, 'shape', ()))}".strip()
+            raise UserError(
+                f"images must be a numpy array of uint8, N×{size}×{size}×3, with values from 0 to 255, not "
+                f"{type(images).__name__} {found}"
+            )
+        device = exact_device()
+        normalise = Normalise(self.card.data.mean, self.card.data.std, device.torch)
+        network, pixels = device.place(self.network), torch.from_numpy(images).to(device.torch)
+        logits = predict(lambda batch: forward_test(network, normalise(batch), device), pixels)
+        return logits.double().log_softmax(1).cpu().numpy()
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return the probability of each class, float64 N×classes; see `log_probabilities`."""
+        return np.exp(self.log_probabilities(images))
+
+
+def parse_model(content: bytes, path: Path) -> Classifier:
+    """Return the model in the content of a model file; `path` is for messages.
+
+    Raises:
+        UserError: it is damaged, or not one of ours.
+    """
+    try:
+        card_values, weights = checkpoint.from_bytes(content)
+        card = Card.model_validate(card_values)
+        with torch.device("meta"):  # no memory for weights that are replaced at once
+            network = build_model(card.recipe, len(card.data.classes))
+        network.load_state_dict(weights, assign=True)
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise ValueError("some of its weights are not finite")
+    except (ValueError, RuntimeError, ImportError) as error:  # RuntimeError: weights of other names or shapes
+        reason = explain(error, Card) if isinstance(error, ValidationError) else printable(error)
+        where = f"{printable(path)}: not a model of this pipeline"
+        raise UserError(f"{where} ({reason}); train it again with `dvc repro --force`") from error
+    return Classifier(card, network)
 
 
 def load_model(path: str | Path) -> Classifier:
@@ -72,16 +106,6 @@ def load_model(path: str | Path) -> Classifier:
         UserError: the file is missing, damaged, or not one of ours.
     """
     path = Path(path)
-    try:
-        text, weights = tensor_file.read(path)
-        card = Card.model_validate(text)
-        with torch.device("meta"):  # no memory for weights that are replaced at once
-            network = build_model(card.recipe.settings, len(card.data.classes), seed=0)
-        network.load_state_dict(weights, assign=True)
-        if not all(tensor.isfinite().all() for tensor in weights.values()):
-            raise ValueError("some of its weights are not finite")
-    except (ValueError, RuntimeError) as error:  # RuntimeError: weights of other names or shapes
-        reason = explain(error, Card) if isinstance(error, ValidationError) else printable(error)
-        where = f"{printable(path)}: not a model of this pipeline"
-        raise UserError(f"{where} ({reason}); train it with `dvc repro`") from error
-    return Classifier(card, network)
+    if not path.is_file():
+        raise UserError(f"{printable(path)}: no such file; make it with `dvc repro`")
+    return parse_model(path.read_bytes(), path)

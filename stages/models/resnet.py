@@ -1,10 +1,28 @@
-"""The two image classifiers that the experiment compares: SimpleCNN and ResNet."""
+"""ResNet for small images (He et al. 2015, *Deep residual learning for image recognition*)."""
 
-import torch
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.common.params import Cnn, Resnet
+from stages.common.params import PositiveInt, Section
+
+
+class Settings(Section):
+    """The section `resnet` of params.yaml."""
+
+    epochs: PositiveInt
+    # Under 16 input channels, oneDNN's weight gradient of a strided 1×1 convolution in channels_last corrupts memory
+    # when the batch is odd (torch 2.14.1 on AVX-512).
+    base_channels: Annotated[int, Field(ge=16, le=1024)]
+    blocks: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=4, max_length=4)]
+
+    @property
+    def title(self) -> str:
+        """The name of the network, and its width where that is not the original's: ResNet-18, 16 channels."""
+        depth = 2 + 2 * sum(self.blocks)  # stem and classifier, and two convolutions a block
+        return f"ResNet-{depth}" + (f", {self.base_channels} channels" if self.base_channels != 64 else "")
 
 
 class BasicBlock(nn.Module):
@@ -27,13 +45,14 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return float B×out×H/stride×W/stride for float B×in×H×W."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)  # B×in×H×W → B×out×H/stride×W/stride
         out = self.bn2(self.conv2(out))
         return F.relu(out + self.shortcut(x), inplace=True)
 
 
 class ResNet(nn.Module):
-    """ResNet for small images: a 3×3 stem without pooling, then four layers, each twice as wide and half as large.
+    """A 3×3 stem without pooling, then four layers, each twice as wide and half as large as the one before.
 
     `blocks=[2, 2, 2, 2]` at 64 channels is ResNet-18: 11,173,962 parameters for 10 classes. Convolutions start from
     Kaiming's normal distribution over the fan-out, the classifier from a normal one of standard deviation 0.01.
@@ -56,13 +75,16 @@ class ResNet(nn.Module):
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # shapes of the default: 64 channels, 32×32 pixels
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, float B×classes, of normalised images, float B×3×H×W."""
+        # Shapes of the default: 64 channels, 32×32 pixels
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # B×3×32×32 → B×64×32×32
         x = self.layer1(x)  # B×64×32×32
         x = self.layer2(x)  # B×128×16×16
         x = self.layer3(x)  # B×256×8×8
         x = self.layer4(x)  # B×512×4×4
-        x = _average(x)  # B×512
+        # Global average pooling, by the operation whose gradient is in channels_last (see cnn.py)
+        x = F.avg_pool2d(x, x.shape[2:]).flatten(1)  # B×512
         return self.fc(x)  # B×classes
 
 
@@ -72,51 +94,6 @@ def _layer(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.
     return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
 
 
-class SimpleCNN(nn.Module):
-    """Four convolutions, the first three followed by pooling: 391,946 parameters for 10 classes."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-        self.features = nn.Sequential(
-            *_convolution(3, 32, nn.MaxPool2d(2)),
-            *_convolution(32, 64, nn.MaxPool2d(2)),
-            *_convolution(64, 128, nn.MaxPool2d(2)),
-            *_convolution(128, 256),
-        )
-        self.fc = nn.Linear(256, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x)  # B×3×32×32 → B×256×4×4
-        x = _average(x)  # B×256
-        return self.fc(x)  # B×classes
-
-
-def _convolution(in_channels: int, out_channels: int, *pooling: nn.Module) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-    # ReLU after pooling gives the values and gradients of ReLU before it, from a quarter of the elements.
-    return convolution, nn.BatchNorm2d(out_channels), *pooling, nn.ReLU(inplace=True)
-
-
-def _average(x: Tensor) -> Tensor:
-    """The mean over the pixels, B×C×H×W → B×C: global average pooling.
-
-    `AdaptiveAvgPool2d(1)` does the same by `mean`, whose gradient is not in channels_last: what comes before it in the
-    backward pass would be slower.
-    """
-    return F.avg_pool2d(x, x.shape[2:]).flatten(1)
-
-
-def build_model(settings: Cnn | Resnet, classes: int, seed: int) -> nn.Module:
-    """A freshly initialised model, the same for the same arguments on any machine.
-
-    The CPU's random state is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed % 2**64)
-        if isinstance(settings, Cnn):
-            return SimpleCNN(classes)
-        return ResNet(classes, settings.base_channels, settings.blocks)
-
-
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def build(settings: Settings, classes: int) -> nn.Module:
+    """Return a freshly initialised network: float B×3×H×W → B×classes."""
+    return ResNet(classes, settings.base_channels, settings.blocks)
