@@ -1,50 +1,51 @@
 """The pipeline in a folder of its own, run by the real make and dvc, with data and models small enough for a test."""
 
-import atexit
+import copy
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from functools import partial
 from pathlib import Path
 
-from dvc.repo import Repo
-
-from stages.common.yaml12 import parse_yaml, read_yaml
-from stages.reporting.provenance import flat
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
 
-def _defaults() -> Path:
-    """params.yaml with the project's own values, also where an experiment or `make demo` has changed them."""
-    path = ROOT / "params.yaml"
-    ask = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
-    on_demo = ask(["git", "merge-base", "--is-ancestor", "demo", "HEAD"]).returncode == 0
-    shown = ask(["git", "show", f"{'demo^' if on_demo else 'HEAD'}:./params.yaml"])
-    if shown.returncode or flat(parse_yaml(shown.stdout, path)).keys() != flat(read_yaml(path)).keys():
-        return path  # of a work in progress
-    copy = Path(tempfile.mkdtemp()) / "params.yaml"
-    copy.write_text(shown.stdout)
-    atexit.register(shutil.rmtree, copy.parent)
-    return copy
-
-
-DEFAULTS = _defaults()
-SMALL = [
-    "data.source=digits",
-    "data.image_size=8",
-    "train.batch_size=256",
-    "augment.crop_padding=1",
-    "augment.flip=false",
-    "cnn.epochs=1",
-    "resnet.epochs=1",
-    "resnet.base_channels=16",
-    "resnet.blocks=[1,1,1,1]",
-]
+# Parameters of the tests' own, small enough for each training to take a second: a user may have changed params.yaml
+PARAMS = {
+    "seed": 42,
+    "data": {"source": "digits", "path": None, "image_size": 8, "test_share": 0.2, "validation": 0},
+    "train": {
+        "batch_size": 256,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-4,
+        "schedule": "cosine",
+        "warmup_epochs": 0,
+        "label_smoothing": 0,
+        "precision": "auto",
+        "compile": "auto",
+        "keep": "best",
+        "sync_batchnorm": False,
+    },
+    "augment": {"crop_padding": 1, "flip": False, "cutout": 0},
+    "cnn": {"epochs": 1},
+    "resnet": {"epochs": 1, "base_channels": 16, "blocks": [1, 1, 1, 1]},
+    "torchvision": {"name": "mobilenet_v2", "epochs": 1},
+    "ablation": {"weight_decay": 1e-4},
+    "runs": {
+        "cnn": {"model": "cnn", "weight_decay": "train.weight_decay"},
+        "resnet": {"model": "resnet", "weight_decay": "train.weight_decay"},
+        "resnet_ablation": {"model": "resnet", "weight_decay": "ablation.weight_decay"},
+    },
+    "compare": {"model": ["resnet", "cnn"], "weight_decay": ["resnet", "resnet_ablation"]},
+    "study": {"seeds": 5, "margin": 0.003},
+    "launcher": "python",
+}
 RUNS = ["cnn", "resnet", "resnet_ablation"]
 TRAININGS = [f"train@{run}" for run in RUNS]
 STAGES = ["download", *TRAININGS, "evaluate", "report"]
@@ -85,7 +86,7 @@ class Clone:
             if (ROOT / name).is_file() and not result:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        shutil.copy(DEFAULTS, folder)
+        write_params(folder)
         (folder / ".venv").symlink_to(sys.prefix)  # a link, which make leaves alone
         clone.run("git", "init", "--quiet", "--initial-branch", "main")
         clone.run("git", "config", "user.name", "somebody")
@@ -127,6 +128,8 @@ class Clone:
 
     def stale(self) -> set[str]:
         """The stages that `dvc status` names."""
+        from dvc.repo import Repo  # here: the tests of the training core need no DVC
+
         with Repo(str(self.folder), config={"core": {"site_cache_dir": self.env["DVC_SITE_CACHE_DIR"]}}) as repo:
             return {name.rpartition(":")[2] for name in repo.status()}  # which have a path before them from elsewhere
 
@@ -166,6 +169,15 @@ class Clone:
         varying = rb"Images a second.*|[\d.,]+ (s|images/s|min [\d.]+ s)\b|[Rr]evision \w+|git checkout \w+"
         contents["report/report.md"] = re.sub(varying, b"", re.sub(rb" +|-+", b" ", contents["report/report.md"]))
         return contents
+
+
+def write_params(folder: Path, **changes: object) -> None:
+    """Write params.yaml; a change is `section__key=value` or `section=value`."""
+    params = copy.deepcopy(PARAMS)
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        (params[section] if key else params)[key or section] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
 def set_params(params: list[str] | tuple[str, ...]) -> list[str]:
