@@ -1,34 +1,78 @@
-"""Measures of a classifier: functions of true labels (int64 N) and of predicted labels or probabilities (N×classes)."""
+"""Measures of a classifier: functions of (true, predicted), a run on the test images, and metrics/evaluation.json."""
+
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
+from pydantic import Field, JsonValue
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
-from stages.common.formats import CalibrationBin, ClassScores, ComparedRuns, EvaluatedRun, Prediction
-from stages.common.params import Recipe
-from stages.evaluation.significance import accuracy_interval, compare_on_images
+from stages.common.files import Record
+from stages.common.params import Name
+from stages.evaluation.calibration import best_temperature, calibration, calibration_error, expected_error
+from stages.evaluation.significance import accuracy_interval, compare_on_images, holm, only_right
 
-BINS = 15  # of confidence, as in Guo et al. 2017
-COLDEST, HOTTEST = 1 / 50, 50  # limits of a calibrating temperature
+MOST_SUSPECTS = 50
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-def top_2_accuracy(true: np.ndarray, probabilities: np.ndarray) -> float:
-    """Share of the images whose class is among the two likeliest, in [0, 1].
+class TestedRun(Record):
+    """What the test images and the history say of a run. Accuracies are fractions."""
+
+    __test__ = False  # pytest takes it for a test otherwise
+
+    recipe: dict[str, JsonValue]
+    title: str  # of the network: "ResNet-18, 16 channels"
+    parameters: int
+    accuracy: float
+    interval: Interval  # of the accuracy, 95 %
+    last_accuracy: float  # after the last epoch, in the training's precision, on the images that chose the best epoch
+    epoch: int  # whose weights are kept
+    best_epoch: int
+    gap: float  # training minus held-out accuracy, after the last epoch
+    top2: float
+    loss: float  # nats
+    ece: float
+    ece_expected: float  # of a perfectly calibrated model with the same confidences
+    temperature: float | None
+
+
+class Comparison(Record):
+    """Two runs on the same images; differences are fractions, first minus second."""
+
+    runs: Annotated[list[Name], Field(min_length=2, max_length=2)]
+    difference: float
+    interval: Interval
+    p: float
+    adjusted_p: float  # for the number of pairs
+    only_right: Annotated[list[int], Field(min_length=2, max_length=2)]  # by the first alone, by the second alone
+
+
+class Evaluation(Record):
+    """metrics/evaluation.json."""
+
+    data: str  # sha256 of the data set
+    parameters: dict[str, JsonValue]  # common to the runs, by dotted names, as the models have them
+    runs: dict[Name, TestedRun]
+    comparisons: dict[Name, Comparison]
+    files: dict[str, str]  # the tables written with this file: their sha256, by path
+
+
+def top_2_accuracy(true: np.ndarray, scores: np.ndarray) -> float:
+    """Share of the images whose class is among the two likeliest, in [0, 1]; 1 is best.
 
     Args:
         true: int64 N.
-        probabilities: float N×classes.
+        scores: float N×classes, higher for what is likelier.
     """
-    classes = probabilities.shape[1]
-    if classes == 2:  # for which scikit-learn wants other arguments
+    if scores.shape[1] == 2:  # for which scikit-learn wants other arguments
         return 1.0
-    return float(top_k_accuracy_score(true, probabilities, k=2, labels=range(classes)))
+    return float(top_k_accuracy_score(true, scores, k=2, labels=range(scores.shape[1])))
 
 
 def confusion(true: pd.Series, predicted: pd.Series, classes: list[str]) -> pd.DataFrame:
-    """Number of images of each class (rows) that are taken for each class (columns).
+    """Count the images of each class (rows) that are taken for each class (columns).
 
     Args:
         true, predicted: N names each, out of `classes`.
@@ -37,7 +81,7 @@ def confusion(true: pd.Series, predicted: pd.Series, classes: list[str]) -> pd.D
 
 
 def per_class(true: np.ndarray, predicted: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """Scores of each class against all others.
+    """Score each class against all others.
 
     Args:
         true, predicted: int64 N each, indices into `classes`.
@@ -49,71 +93,17 @@ def per_class(true: np.ndarray, predicted: np.ndarray, classes: list[str]) -> pd
     precision, recall, f1, images = precision_recall_fscore_support(
         true, predicted, labels=range(len(classes)), zero_division=0
     )
+    images = images.astype(int)  # scikit-learn counts in floats if no image is right
     return pd.DataFrame({"class": classes, "images": images, "precision": precision, "recall": recall, "f1": f1})
 
 
-def calibration(correct: np.ndarray, confidence: np.ndarray) -> pd.DataFrame:
-    """Accuracy against confidence (Guo et al. 2017, *On calibration of modern neural networks*, figure 1).
-
-    Args:
-        correct: bool N, true for each image that is classified rightly.
-        confidence: float N, the probability of the predicted class, in (0, 1].
-
-    Returns:
-        A row for each of 15 equal bins of confidence, (lower, upper], that holds images: columns `lower`, `upper`,
-        `images`, `confidence` (mean), `accuracy`.
-    """
-    edges = np.linspace(0, 1, BINS + 1)
-    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)  # N
-    table = pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": correct})
-    grouped = table.groupby("bin").agg(
-        images=("accuracy", "size"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean")
-    )
-    grouped.insert(0, "lower", edges[grouped.index])
-    grouped.insert(1, "upper", edges[grouped.index + 1])
-    return grouped.reset_index(drop=True)
-
-
-def expected_calibration_error(bins: pd.DataFrame) -> float:
-    """Mean distance between confidence and accuracy over all images, in [0, 1]; 0 is best (Guo et al., equation 3).
-
-    Args:
-        bins: as `calibration` returns them.
-    """
-    return float(np.average((bins.confidence - bins.accuracy).abs(), weights=bins.images))
-
-
-def calibrating_temperature(true: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Temperature by which to divide the logits for the lowest cross-entropy on these images (Guo et al. 2017,
-    section 4.2): above 1 for a model that is too sure of itself, 1 is best. In [1/50, 50].
-
-    Args:
-        true: int64 N.
-        probabilities: float N×classes.
-
-    Returns:
-        None if every image is right: then a lower temperature always lowers the cross-entropy.
-    """
-    if (probabilities.argmax(1) == true).all():
-        return None
-    logits = np.log(np.clip(probabilities, np.finfo(np.float64).tiny, None))  # N×classes, up to a constant a row
-    images = np.arange(len(true))
-
-    def loss(log_temperature: float) -> float:
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[images, true].mean()
-
-    limits = np.log(COLDEST), np.log(HOTTEST)
-    return float(np.exp(minimize_scalar(loss, bounds=limits, method="bounded").x))
-
-
-class Tested:
+class TestResult:
     """A run on N test images.
 
     Args:
-        run: its name.
-        true: labels, int64 N, indices into `classes`.
-        probabilities: float64 N×classes.
-        classes: names.
+        true: int64 N, indices into `classes`.
+        log_probabilities: float64 N×classes, natural logarithms.
+        names: of the images' files, N texts.
 
     Attributes:
         predicted: the likeliest class of each image, int64 N.
@@ -121,53 +111,89 @@ class Tested:
         correct: true where it is the label, bool N.
     """
 
-    def __init__(self, run: str, true: np.ndarray, probabilities: np.ndarray, classes: list[str]):
-        self.run, self.true, self.probabilities, self.classes = run, true, probabilities, classes
-        self.predicted, self.confidence = probabilities.argmax(1), probabilities.max(1)
+    __test__ = False
+
+    def __init__(
+        self, run: str, true: np.ndarray, log_probabilities: np.ndarray, classes: list[str], names: np.ndarray
+    ):
+        self.run, self.true, self.classes, self.names = run, true, classes, names
+        self.log_probabilities = log_probabilities
+        self.predicted, self.confidence = log_probabilities.argmax(1), np.exp(log_probabilities.max(1))
         self.correct = self.predicted == true
 
-    def summary(self, recipe: Recipe, parameters: int) -> EvaluatedRun:
-        """The figures of metrics/evaluation.json."""
-        return EvaluatedRun(
-            model=recipe.settings.title,
+    def summary(self, recipe: dict[str, Any], title: str, parameters: int, history: pd.DataFrame) -> TestedRun:
+        """Measure the run for metrics/evaluation.json.
+
+        Args:
+            recipe: as a JSON object; its train.keep says which epoch's weights these are.
+            parameters: of the network.
+            history: a row for each epoch, as in plots/history.
+        """
+        held_out = history["validation_accuracy" if "validation_accuracy" in history else "test_accuracy"]
+        best, last = int(history.epoch[held_out.argmax()]), int(history.epoch.iloc[-1])
+        return TestedRun(
+            recipe=recipe,
+            title=title,
             parameters=parameters,
-            epochs=recipe.settings.epochs,
-            weight_decay=recipe.train.weight_decay,
-            seed=recipe.seed,
             accuracy=float(self.correct.mean()),
             interval=list(accuracy_interval(self.correct)),
-            top2=top_2_accuracy(self.true, self.probabilities),
-            loss=float(log_loss(self.true, self.probabilities, labels=range(len(self.classes)))),
-            ece=expected_calibration_error(calibration(self.correct, self.confidence)),
-            temperature=calibrating_temperature(self.true, self.probabilities),
+            last_accuracy=float(held_out.iloc[-1]),
+            epoch=best if recipe["train"]["keep"] == "best" else last,
+            best_epoch=best,
+            gap=float(history.generalization_gap.iloc[-1]),
+            top2=top_2_accuracy(self.true, self.log_probabilities),
+            loss=float(-self.log_probabilities[np.arange(len(self.true)), self.true].mean()),
+            ece=calibration_error(calibration(self.correct, self.confidence)),
+            ece_expected=expected_error(self.confidence),
+            temperature=best_temperature(self.true, self.log_probabilities),
         )
 
-    def predictions(self) -> list[Prediction]:
-        """A row for each image."""
-        rows = zip(self.true, self.predicted, self.confidence.tolist(), strict=True)
-        return [
-            Prediction(index=i, actual=self.classes[label], predicted=self.classes[predicted], confidence=confidence)
-            for i, (label, predicted, confidence) in enumerate(rows)
-        ]
+    def predictions(self) -> pd.DataFrame:
+        """A row for each image: index, image, actual, predicted, confidence."""
+        classes = np.array(self.classes, dtype=object)
+        columns = {"image": self.names, "actual": classes[self.true], "predicted": classes[self.predicted]}
+        return pd.DataFrame({"index": range(len(self.true)), **columns, "confidence": self.confidence})
 
-    def by_class(self) -> list[ClassScores]:
-        """A row for each class."""
-        table = per_class(self.true, self.predicted, self.classes)
-        return [ClassScores.model_validate({"run": self.run, **row}) for row in table.to_dict("records")]
+    def by_class(self) -> pd.DataFrame:
+        """A row for each class: run, class, images, precision, recall, f1."""
+        return self._named(per_class(self.true, self.predicted, self.classes))
 
-    def by_confidence(self) -> list[CalibrationBin]:
-        """A row for each bin of confidence that holds images."""
-        table = calibration(self.correct, self.confidence)
-        return [CalibrationBin.model_validate({"run": self.run, **row}) for row in table.to_dict("records")]
+    def by_confidence(self) -> pd.DataFrame:
+        """A row for each bin of confidence that holds images: run, lower, upper, images, confidence, accuracy."""
+        return self._named(calibration(self.correct, self.confidence))
+
+    def _named(self, table: pd.DataFrame) -> pd.DataFrame:
+        table.insert(0, "run", self.run)
+        return table
 
 
-def compare(first: Tested, second: Tested) -> ComparedRuns:
-    """Two runs on the same images."""
-    comparison = compare_on_images(first.correct, second.correct)
-    return ComparedRuns(
-        runs=[first.run, second.run],
-        difference=comparison.difference,
-        interval=list(comparison.interval),
-        p=comparison.p,
-        only_right=[int((first.correct & ~second.correct).sum()), int((second.correct & ~first.correct).sum())],
-    )
+def compare(results: dict[str, TestResult], pairs: dict[str, list[str]]) -> dict[str, Comparison]:
+    """Compare pairs (by name, the first and the second run) of results (by run) on the same images."""
+    answers = [(results[first].correct, results[second].correct) for first, second in pairs.values()]
+    tests = [compare_on_images(first, second) for first, second in answers]
+    adjusted = holm([test.p for test in tests])
+    return {
+        name: Comparison(
+            runs=runs,
+            difference=test.difference,
+            interval=list(test.interval),
+            p=test.p,
+            adjusted_p=p,
+            only_right=only_right(*pair),
+        )
+        for (name, runs), pair, test, p in zip(pairs.items(), answers, tests, adjusted, strict=True)
+    }
+
+
+def suspects(results: list[TestResult]) -> pd.DataFrame:
+    """List the images most likely labelled wrong, at most 50: all runs take them for one class that is not the label.
+
+    Returns:
+        Columns `image`, `label`, `predicted` and `confidence`, the lowest over the runs; the highest of these first.
+    """
+    tables = [result.predictions() for result in results]
+    table = tables[0].rename(columns={"actual": "label"}).drop(columns="index")
+    table["confidence"] = np.min([other.confidence for other in tables], axis=0)
+    agreed = np.all([other.predicted == table.predicted for other in tables], axis=0)
+    found = table[agreed & (table.predicted != table.label)]
+    return found.sort_values("confidence", ascending=False, kind="stable").head(MOST_SUSPECTS).reset_index(drop=True)
