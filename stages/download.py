@@ -11,33 +11,28 @@ from stages.common import cli
 from stages.common.dataset import write_dataset
 from stages.common.inputs import Inputs
 from stages.common.params import Data, load_params
-from stages.datasets import cifar10, digits, image_files
+from stages.datasets import cifar, digits, image_files
 from stages.datasets.source import Source, describe
 
 
 def main(args: Namespace) -> None:
     inputs = Inputs(lambda: load_params().data)
-    source = read_source(inputs.settings)
-    info = describe(source, inputs.settings.source)
+    info, splits = describe(read_source(inputs.settings), inputs.settings)
     inputs.check()
-    write_dataset(info, source.train, source.test)
-    print(
-        f"{info.name}: {info.counts.train:,} training and {info.counts.test:,} test images, "
-        f"{len(info.classes)} classes, {info.image_size}×{info.image_size}"
-    )
+    write_dataset(info, splits)
+    counts = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
+    print(f"{info.name}: {counts} images, {len(info.classes)} classes, {info.image_size}×{info.image_size}")
 
 
 def read_source(data: Data) -> Source:
+    """Return the data set that the section `data` of params.yaml names."""
     path = Path(os.path.expanduser(data.path)) if data.path else None
-    match data.source:
-        case "cifar10":
-            return cifar10.read(path, data.image_size)
-        case "images":
-            return image_files.read(path, data.image_size)
-        case "digits":
-            if path:
-                print("data.path is not read: the digits come with scikit-learn")
-            return digits.read(data.image_size)
+    if data.source == "digits":
+        return digits.read(data.image_size)
+    if data.source == "images":
+        assert path, "params.py asks for it"
+        return image_files.read(path, data.image_size, data.test_share)
+    return cifar.read(data.source, path, data.image_size)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@ import hashlib
 import numpy as np
 
 from stages.common.dataset import Split
-from stages.datasets.source import Source, resized
+from stages.datasets.source import Source, check_memory, resized
 
 
 def read(image_size: int) -> Source:
-    """The digits (UCI Optical Recognition of Handwritten Digits, 17 grey levels).
+    """Return the digits (UCI Optical Recognition of Handwritten Digits, 17 grey levels).
 
     Half of each digit is the test set, 899 images, so that differences between models can show in it. The halves are
-    drawn once for all: they are the same ones whatever the experiment's seed.
+    drawn once for all: they are the same ones whatever the experiment's seed. An image's name is its number in
+    scikit-learn's order.
     """
     from sklearn.datasets import load_digits  # here, because no other source needs it
     from sklearn.model_selection import train_test_split
@@ -20,12 +21,12 @@ def read(image_size: int) -> Source:
     bunch = load_digits()
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
+    check_memory(len(labels), image_size)
     pixels = np.repeat(resized(grey, image_size)[..., None], 3, axis=3)  # N×H×W×3
     train, test = train_test_split(np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=0)
     return Source(
         "scikit-learn's handwritten digits",
         hashlib.sha256(grey.tobytes() + labels.tobytes()).hexdigest(),
         [str(digit) for digit in range(10)],
-        Split(pixels[train], labels[train]),
-        Split(pixels[test], labels[test]),
+        *(Split(pixels[half], labels[half], half.astype(str)) for half in (train, test)),
     )

@@ -1,13 +1,20 @@
-"""A data set as every source returns it, and what the sources share: resizing, describing."""
+"""A data set as every source returns it, and what the sources share: memory, resizing, dividing, describing."""
 
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from stages.common.dataset import DatasetInfo, Split
-from stages.common.errors import UserError
-from stages.common.params import check
+from stages.common.dataset import Counts, DatasetInfo, Split
+from stages.common.errors import UserError, printable
+from stages.common.params import Data
+
+BLOCK = 4096  # images counted at a time, since np.bincount makes eight bytes of each of theirs
 
 
 class Source(NamedTuple):
@@ -18,40 +25,69 @@ class Source(NamedTuple):
     test: Split
 
 
-def describe(source: Source, kind: str) -> DatasetInfo:
-    """The content of dataset.json; `kind` is the value of data.source.
+def describe(source: Source, data: Data) -> tuple[DatasetInfo, dict[str, Split]]:
+    """Return the content of dataset.json, and the splits by name: train, test, and validation if `data` asks for it.
 
     Raises:
-        UserError: a channel of the training images has one value throughout, and so cannot be normalised; or there
-            are more classes than a data set may have.
+        UserError: a channel of the training images has one value throughout, and so cannot be normalised; or a class
+            has too few images for a validation set.
     """
-    mean, std = channel_statistics(source.train.images)
-    for channel, deviation in zip(("red", "green", "blue"), std, strict=True):
-        if deviation == 0:
-            raise UserError(f"{source.name}: {channel} is the same in every pixel of every training image")
-    values = {
-        "name": source.name,
-        "source": kind,
-        "sha256": source.sha256,
-        "classes": source.classes,
-        "image_size": source.train.images.shape[1],
-        "counts": {"train": len(source.train.labels), "test": len(source.test.labels)},
-        "mean": mean,
-        "std": std,
-    }
-    return check(DatasetInfo, values, source.name)
+    splits = {"train": source.train, "test": source.test}
+    if data.validation:
+        aside = drawn(np.array(source.classes)[source.train.labels], source.train.names, data.validation)
+        for name, chosen in (("train", ~aside), ("validation", aside)):
+            splits[name] = Split(*(array[chosen] for array in source.train))
+    mean, std = channel_statistics(splits["train"].images)
+    if 0 in std:
+        colour = ("red", "green", "blue")[std.index(0)]
+        raise UserError(f"{source.name}: {colour} is the same in every pixel of every training image")
+    info = DatasetInfo(
+        name=source.name,
+        source=data.source,
+        sha256=source.sha256,
+        classes=source.classes,
+        image_size=data.image_size,
+        counts=Counts(**{"validation": 0} | {name: len(split.labels) for name, split in splits.items()}),
+        mean=mean,
+        std=std,
+    )
+    return info, splits
+
+
+def drawn(labels: np.ndarray, names: Iterable[str], share: float) -> np.ndarray:
+    """Draw a share of the images of each class, at least one and not all: bool N.
+
+    The draw follows from the names alone, by their digests, so it is the same one whatever the seed.
+
+    Args:
+        labels: the class of each image, N.
+        names: the name of each image, which occurs once.
+
+    Raises:
+        UserError: a class has one image.
+    """
+    chosen = np.zeros(len(labels), bool)
+    order = np.argsort([hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() for name in names])
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        if len(of_class) < 2:
+            raise UserError(f"class {printable(label)} has one image; to set a share of it aside, it needs two or more")
+        chosen[of_class[: min(max(round(share * len(of_class)), 1), len(of_class) - 1)]] = True
+    return chosen
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all pixels in [0, 1], rounded to four places.
+    """Return mean and standard deviation of each channel over all pixels in [0, 1], rounded to four places.
 
-    Taken from the 256-bin histograms of the uint8 N×H×W×3 images, which spares a floating-point copy of them.
+    Taken from the histograms of the uint8 N×H×W×3 images, which spares a floating-point copy of them.
     """
+    counts = np.zeros((3, 256), np.int64)
+    for start in range(0, len(images), BLOCK):
+        for channel in range(3):
+            counts[channel] += np.bincount(images[start : start + BLOCK, ..., channel].ravel(), minlength=256)
     levels = np.arange(256) / 255
     mean, std = [], []
-    for channel in range(images.shape[3]):
-        pixels = images[..., channel].ravel()
-        share = np.bincount(pixels, minlength=256) / pixels.size
+    for share in counts / counts.sum(1, keepdims=True):
         average = share @ levels
         mean.append(round(float(average), 4))
         std.append(round(float(np.sqrt(share @ (levels - average) ** 2)), 4))
@@ -59,7 +95,26 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """N×H×W or N×H×W×3 uint8 images, resized to size×size (bicubic) where they have another size."""
+    """Resize N×H×W or N×H×W×3 uint8 images to size×size (bicubic) where they have another size."""
     if pixels.shape[1:3] == (size, size):
         return pixels
-    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in pixels])
+    images = np.empty((len(pixels), size, size, *pixels.shape[3:]), np.uint8)
+    for image, given in zip(images, pixels, strict=True):
+        image[:] = Image.fromarray(given).resize((size, size), Image.Resampling.BICUBIC)
+    return images
+
+
+def check_memory(count: int, size: int) -> None:
+    """Raise a UserError if `count` images of size×size RGB pixels cannot fit into the memory that is free."""
+    needed, free = (amount / 2**30 for amount in (count * size**2 * 3, _free_memory()))
+    if needed > free:
+        asked = f"{count:,} images of {size}×{size} pixels need {needed:,.1f} GiB of memory"
+        raise UserError(f"{asked}, {free:,.1f} GiB are free; set data.image_size to less, or use fewer images")
+
+
+def _free_memory() -> int:
+    """Return the bytes that the system can hand out without swapping; on macOS, all that it has."""
+    try:
+        return int(re.findall(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024
+    except (OSError, IndexError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
