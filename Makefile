@@ -2,11 +2,12 @@
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo repro queue seeds compare test test-slow test-gpu lint repository environment
+.PHONY: help demo repro queue seeds compare test test-fast test-slow test-gpu lint repository environment
 
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+unexport PIP_USER PIP_TARGET PIP_PREFIX PYTHONSAFEPATH # settings that would install or look for modules elsewhere
 # DVC keeps a state of its own, part of which it unpickles, in a folder of /var/tmp that every user may write to.
 # This one is private.
 export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site
@@ -18,7 +19,13 @@ DEMO := data.source=digits augment.flip=false train.batch_size=64 \
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The experiment runs in a folder of DVC's and becomes a branch, so that the work tree changes in one step or not at all.
+# The experiment runs in a repository of its own, and what it leaves becomes a branch of this one, so that the work tree
+# changes in one step or not at all. That needs no history, which a shallow clone lacks, and an interrupted one goes on.
+# The same instructions and threads give the same bytes on x86-64 processors of any kind (docs/reproducibility.md).
+APART := .dvc/tmp/demo
+demo: export ATEN_CPU_CAPABILITY ?= avx2
+demo: export ONEDNN_MAX_CPU_ISA ?= AVX2
+demo: export OMP_NUM_THREADS ?= 2
 demo: repository environment ## the whole pipeline on scikit-learn's digits, in minutes
 	@if test -n "$$(git status --porcelain --untracked-files=no; git status --porcelain dvc.lock metrics plots)"; then \
 	    echo 'There are changes that are not committed (git status), and the demonstration needs a branch of its own:'; \
@@ -26,22 +33,31 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	@git config user.name >/dev/null && git config user.email >/dev/null || { \
 	    git config user.name demo; git config user.email demo@localhost; \
 	    echo 'git had no user name, without which DVC keeps no experiment: it is "demo" in this clone now.'; }
-	@if ! git show-ref --quiet refs/heads/demo; then \
-	    { dvc exp list --name-only | grep -qx demo || dvc exp run --quiet --temp --name demo $(DEMO:%=--set-param %); } && \
-	    dvc exp branch --quiet refs/exps/$$(git rev-parse HEAD | sed 's|..|&/|')/demo demo && \
-	    dvc exp remove --quiet demo; \
-	elif ! git merge-base --is-ancestor HEAD demo; then \
+	@set -e; if ! git show-ref --quiet --verify refs/heads/demo; then \
+	    test "$$(cat $(APART)/.git/from 2>/dev/null)" = "$$(git rev-parse HEAD)" || { \
+	        rm -rf $(APART); mkdir -p $(APART); git archive HEAD | tar -x -C $(APART); cd $(APART); git init --quiet; \
+	        git add --all; git -c user.name=demo -c user.email=demo@localhost commit --quiet --message demo; \
+	        dvc cache dir --quiet --local $(CURDIR)/.dvc/cache; cd $(CURDIR); git rev-parse HEAD > $(APART)/.git/from; }; \
+	    dvc --cd $(APART) exp run --quiet $(DEMO:%=--set-param %); \
+	    export GIT_INDEX_FILE=$(CURDIR)/$(APART)/.git/results; git --work-tree=$(APART) add --all; \
+	    git branch demo $$(git commit-tree $$(git write-tree) -p HEAD -m 'make demo'); \
+	elif ! git merge-base --is-ancestor HEAD refs/heads/demo; then \
 	    echo 'The branch demo did not begin here. Keep it under another name (git branch --move demo old-demo),'; \
 	    echo 'or go to it (git switch demo).'; exit 1; fi
 	@test "$$(git symbolic-ref --quiet --short HEAD)" = demo || git switch --quiet demo
-	@dvc checkout --quiet
+	@dvc checkout --quiet && rm -rf $(APART)
 	@echo
-	@echo 'The report is report/index.html. This is the branch demo, an ordinary DVC workspace; go on with, for example,'
+	@echo 'The report is report/index.html. This is the branch demo, a DVC workspace.'
+	@sha256sum --status --check docs/results/demo.sha256 2>/dev/null && \
+	    echo 'The models have the published bytes (docs/results/demo.sha256).' || \
+	    echo 'The models have other bytes than those published (docs/reproducibility.md says when).'
+	@echo 'Go on with, for example,'
 	@echo '    source $(VENV)/bin/activate'
 	@echo '    dvc exp run -S train.weight_decay=1e-3'
-	@echo '    dvc metrics diff; dvc plots diff; dvc exp show --only-changed; make compare'
-	@echo 'Each `dvc exp run` starts from the files as they are, so that changes add up; `git restore . && dvc checkout`'
-	@echo 'takes them back, and DVC keeps the experiments (dvc exp list -A). Back to CIFAR-10, and then `make repro`:'
+	@echo '    dvc metrics diff; dvc plots diff; make compare'
+	@echo 'Each `dvc exp run` starts from the files as they are, so changes add up;'
+	@echo '`git restore . && dvc checkout` takes them back, and DVC keeps the experiments'
+	@echo '(dvc exp list -A). Back to CIFAR-10, and then `make repro`:'
 	@back=$$(git rev-parse --quiet --verify --abbrev-ref '@{-1}') || back=main; \
 	    echo "    git switch $${back:---detach $$(git rev-parse --short '@{-1}')}"
 
@@ -51,30 +67,34 @@ repro: repository environment ## the experiment as params.yaml has it, as far as
 # JOBS experiments at a time. They share the cores: the threads of two that each use all of them wait for each other.
 JOBS ?= 1
 CORES = $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-SHARED = OMP_NUM_THREADS=$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 ))
+queue seeds: export OMP_NUM_THREADS ?= $(shell expr $(CORES) / $(JOBS) \| 1)
 
 queue: repository environment ## the experiments queued by `dvc exp run --queue`, JOBS=1 at a time
 	@echo 'After Ctrl-C they go on without a terminal; `dvc queue stop --kill` ends them.'
-	$(SHARED) dvc exp run --run-all --jobs $(JOBS)
+	@dvc exp run --run-all --jobs $(JOBS)
 
 # Experiments that differ in the seed alone, the first with that of params.yaml. Each runs in a folder of DVC's, and ends
 # with this command; what one has finished is not run again, whatever became of the others.
-N ?= 5
-seeds: repository environment ## the experiment with N=5 seeds, and what they show together in the report
-	dvc repro
-	@seeds=$$(python -m stages.commands.seeds --missing $(N)) && echo "Seeds to train: $${seeds:-none}" && \
-	    printf %s "$$seeds" | tr , '\n' | $(SHARED) xargs -P $(JOBS) -I SEED \
+seeds: repository environment ## the experiment with the seeds of `study`, and what they show together in the report
+	@test "$$(git rev-parse --is-shallow-repository)" = false || { \
+	    echo 'This clone is shallow, and DVC keeps no experiment in one: git fetch --unshallow'; exit 1; }
+	@dvc repro
+	@seeds=$$(python -m stages.commands.seeds --missing) && echo "Seeds to train: $${seeds:-none}" && \
+	    printf %s "$$seeds" | tr , '\n' | xargs -P $(JOBS) -I SEED \
 	    dvc --wait-for-lock exp run --quiet --temp --set-param seed=SEED
-	python -m stages.commands.seeds
-	dvc repro
+	@python -m stages.commands.seeds
+	@dvc repro
 
 compare: repository environment ## the experiments of this commit side by side: changes and accuracies
-	@python -m stages.commands.compare
+	@dvc exp show --only-changed --drop 'metrics|models|plots|Created' --no-pager
 
 # Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.
-test test-slow: export OMP_NUM_THREADS := 1
-test: repository environment ## the tests
+test test-fast test-slow: export OMP_NUM_THREADS := 1
+test: repository environment ## the tests, minutes
 	pytest --numprocesses 2 --dist loadfile
+
+test-fast: environment ## those of single modules, under a minute: for each save of a file
+	pytest --numprocesses 2 --dist loadfile tests/common tests/models tests/training tests/evaluation -m 'not slow and not process'
 
 test-slow: repository environment ## longer tests of the same: more interruptions, more odd files
 	pytest -m slow
@@ -85,7 +105,7 @@ test-gpu: environment ## on a GPU: its tests, and the figures of docs/performanc
 lint: environment ## style, common mistakes and types
 	ruff check .
 	ruff format --check .
-	mypy stages
+	mypy stages benchmarks
 
 repository:
 	@said=$$(LC_ALL=C git rev-parse --git-dir 2>&1 >/dev/null) || { \
@@ -111,6 +131,6 @@ environment:
 	test -t 2 || quiet=--quiet; \
 	$(VENV)/bin/uv pip install $$quiet --compile-bytecode --python $(VENV)/bin/python --constraint constraints.txt \
 	    --requirements pyproject.toml --group test --group lint; \
-	echo 'export DVC_SITE_CACHE_DIR="$$VIRTUAL_ENV/../.dvc/tmp/site"; mkdir -p -m 700 "$$DVC_SITE_CACHE_DIR"' \
-	    >> $(VENV)/bin/activate; \
+	echo 'export DVC_SITE_CACHE_DIR="$$VIRTUAL_ENV/../.dvc/tmp/site"; mkdir -p -m 700 "$$DVC_SITE_CACHE_DIR"; \
+	    unset PYTHONSAFEPATH' >> $(VENV)/bin/activate; \
 	$(STATE) > $(VENV)/complete
