@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib
 import os
 import platform
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.common.errors import UserError
+from stages.common.errors import UserError, printable
 from stages.common.params import Train
 from stages.training.cuda_graph import GraphedFunction
 from stages.training.distributed import Processes
@@ -136,11 +137,10 @@ def choose_device(train: Train, images: int, processes: Processes = ALONE) -> De
     """
     on_gpu = torch.cuda.is_available()
     place = torch.device("cuda", processes.local_rank) if on_gpu else torch.device("cpu")
-    lacking = _lacking_compiler(on_gpu)
     compile = train.compile
     if compile == "auto":
-        compile = on_gpu and lacking is None and images >= COMPILE_FROM_IMAGES
-    elif compile and lacking:
+        compile = on_gpu and images >= COMPILE_FROM_IMAGES and _lacking_compiler(on_gpu) is None
+    elif compile and (lacking := _lacking_compiler(on_gpu)):
         raise UserError(f"train.compile = True: torch.compile needs {lacking}; install it, or use auto or false")
     device = Device(place, _precision(train.precision, on_gpu), bool(compile), processes)
     configure(device.precision)
@@ -193,7 +193,13 @@ def _lacking_compiler(on_gpu: bool) -> str | None:
     if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang"))):
         return "a C compiler (gcc or clang)"
     header = Path(sysconfig.get_paths()["include"], "Python.h")
-    return None if header.exists() else f"Python's headers ({header}, Debian's python3-dev)"
+    if not header.exists():
+        return f"Python's headers ({header}, Debian's python3-dev)"
+    try:
+        importlib.import_module("triton.backends.nvidia.driver").libcuda_dirs()  # Triton links with it
+    except (ImportError, OSError, AssertionError) as error:  # the last in containers that mount the driver
+        return f"Triton and libcuda.so.1 in ldconfig's list ({printable(error)})"
+    return None
 
 
 def configure(precision: str) -> None:
