@@ -50,7 +50,11 @@ class RecipeComparison(Difference):
 
 
 def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
-    """Find the interval of an accuracy, in [0, 1], from bool N: is an image right? (Wilson 1927, *Probable inference*)"""
+    """Find the interval of an accuracy, in [0, 1] (Wilson 1927, *Probable inference*).
+
+    Args:
+        correct: bool N, true for each image that is classified rightly.
+    """
     interval = stats.binomtest(int(correct.sum()), correct.size).proportion_ci(LEVEL, "wilson")
     return float(interval.low), float(interval.high)
 

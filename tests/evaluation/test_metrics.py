@@ -1,80 +1,156 @@
 import numpy as np
+import pandas as pd
 import pytest
-from scipy.special import softmax
-from sklearn.metrics import f1_score, log_loss, precision_score, recall_score
+from scipy.special import log_softmax
+from sklearn.metrics import log_loss
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
-from stages.evaluation.metrics import (
-    calibrating_temperature,
-    calibration,
-    expected_calibration_error,
-    per_class,
-    top_2_accuracy,
-)
+from stages.evaluation.metrics import Evaluation, TestResult, compare, confusion, suspects, top_2_accuracy
 
-
-def test_per_class_figures_by_hand_with_a_class_never_predicted():
-    table = per_class(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 0, 1]), ["cat", "dog", "frog"])
-    assert table["class"].tolist() == ["cat", "dog", "frog"]
-    assert table["images"].tolist() == [3, 2, 1]
-    assert table["precision"].tolist() == pytest.approx([2 / 3, 1 / 3, 0])
-    assert table["recall"].tolist() == pytest.approx([2 / 3, 1 / 2, 0])
-    assert table["f1"].tolist() == pytest.approx([2 / 3, 0.4, 0])
+CLASSES = ["cat", "dog", "frog"]
+RECIPE = {"run": "r", "seed": 7, "train": {"keep": "best", "learning_rate": 0.1}, "augment": {"cutout": None}}
 
 
-def test_per_class_figures_are_scikit_learns():
-    true, predicted = np.random.default_rng(0).integers(0, 4, (2, 500))
-    table = per_class(true, predicted, list("abcd"))
-    for column, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-        assert table[column].tolist() == pytest.approx(score(true, predicted, average=None))
+def result(true: list[int], probabilities: list[list[float]], run: str = "r") -> TestResult:
+    names = np.array([f"{number}.png" for number in range(len(true))])
+    return TestResult(run, np.array(true), np.log(probabilities), CLASSES[: len(probabilities[0])], names)
 
 
-def test_confidences_fall_into_fifteen_bins_closed_above():
-    confidence = np.array([1 / 15, 2 / 15, 0.14, 0.55, 0.6, 1.0])
-    correct = np.array([False, True, True, False, True, True])
-    bins = calibration(correct, confidence)
-    assert list(bins) == ["lower", "upper", "images", "confidence", "accuracy"]
-    assert bins["upper"].tolist() == pytest.approx([1 / 15, 2 / 15, 3 / 15, 9 / 15, 1])
-    assert (bins["upper"] - bins["lower"]).tolist() == pytest.approx([1 / 15] * 5)
-    assert bins["images"].tolist() == [1, 1, 1, 2, 1]
-    assert bins["confidence"].tolist() == pytest.approx([1 / 15, 2 / 15, 0.14, 0.575, 1])
-    assert bins["accuracy"].tolist() == [0, 1, 1, 0.5, 1]
-    gaps = [1 / 15, 13 / 15, 0.86, 2 * 0.075, 0]
-    assert expected_calibration_error(bins) == pytest.approx(sum(gaps) / 6)
+def answering(correct: list[int], run: str) -> TestResult:
+    """A model that is right where this is 1."""
+    return result([0] * len(correct), [[0.7, 0.3] if right else [0.2, 0.8] for right in correct], run)
 
 
-def test_the_two_likeliest_classes_by_hand():
-    probabilities = np.array([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25], [0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
-    assert top_2_accuracy(np.array([0, 1, 2, 1]), probabilities) == 0.75
+def history(prefix: str = "test") -> pd.DataFrame:
+    figures = {f"{prefix}_accuracy": [0.5, 0.8, 0.8, 0.7], "generalization_gap": [0.1, 0.02, 0.03, 0.25]}
+    return pd.DataFrame({"epoch": [1, 2, 3, 4], "train_accuracy": [0.6, 0.82, 0.83, 0.95], **figures})
 
 
-def test_a_class_without_test_images_may_be_among_the_two_likeliest():
-    assert top_2_accuracy(np.array([0, 1]), np.array([[0.1, 0.2, 0.7], [0.1, 0.2, 0.7]])) == 0.5
+@pytest.fixture
+def tested() -> TestResult:
+    random = np.random.default_rng(1)
+    logits = 3 * random.standard_normal((400, 3))
+    true = (logits / 2 + random.gumbel(size=(400, 3))).argmax(1)  # so twice too sure of itself
+    return TestResult("r", true, log_softmax(logits, axis=1), CLASSES, np.arange(400).astype(str))
 
 
-def test_of_two_classes_one_of_the_two_likeliest_is_always_right():
-    assert top_2_accuracy(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]])) == 1
+def test_the_figures_of_a_run_are_those_of_other_libraries(tested):
+    summary = tested.summary(RECIPE, "Simple CNN", 391_946, history())
+    probabilities = np.exp(tested.log_probabilities)
+    right = int((probabilities.argmax(1) == tested.true).sum())
+    worst = probabilities.argmin(1)
+    assert summary.recipe == RECIPE
+    assert (summary.title, summary.parameters) == ("Simple CNN", 391_946)
+    assert summary.accuracy == right / 400
+    assert summary.interval == pytest.approx(proportion_confint(right, 400, method="wilson"))
+    assert summary.top2 == (worst != tested.true).mean()
+    assert summary.loss == pytest.approx(log_loss(tested.true, probabilities))
+    assert summary.temperature == pytest.approx(2, rel=0.15)
 
 
-def test_the_calibrating_temperature_by_hand():
-    """A model always 90 % sure (a logit of 2 log 3) and right three times in four (log 3) is twice too sure."""
-    probabilities = np.tile([0.9, 0.1], (8, 1))
-    assert calibrating_temperature(np.array([0] * 6 + [1] * 2), probabilities) == pytest.approx(2, abs=1e-4)
+def test_calibration_in_the_figures_of_a_run_by_hand():
+    """Eight images 90 % sure, of which six are right; chance alone gives Σ |k - 7.2| / 8 over the binomial."""
+    summary = result([0] * 6 + [1] * 2, [[0.9, 0.1]] * 8).summary(RECIPE, "", 1, history())
+    assert summary.ece == pytest.approx(0.15)
+    chances = [8 * 0.9**7 * 0.1, 0.9**8]  # of 7 and 8; the mean distance is twice that above the mean
+    assert summary.ece_expected == pytest.approx(2 * chances[1] * 0.8 / 8)
+    assert summary.temperature == pytest.approx(2)
 
 
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
-def test_no_other_temperature_gives_a_lower_loss(temperature):
-    random = np.random.default_rng(0)
-    logits = 2 * random.standard_normal((20_000, 5))
-    true = np.array([random.choice(5, p=row) for row in softmax(logits / temperature, axis=1)])
-    best = calibrating_temperature(true, softmax(logits, axis=1))
-    assert best == pytest.approx(temperature, rel=0.05)
-    losses = [log_loss(true, softmax(logits / (best * factor), axis=1)) for factor in (0.98, 1, 1.02)]
-    assert min(losses) == losses[1]
+@pytest.mark.parametrize("prefix", ["test", "validation"])
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 4)])
+def test_epochs_and_gap_come_from_the_history(prefix, keep, epoch):
+    summary = result([0], [[0.9, 0.1]]).summary({"train": {"keep": keep}}, "", 1, history(prefix))
+    assert (summary.epoch, summary.best_epoch, summary.last_accuracy, summary.gap) == (epoch, 2, 0.7, 0.25)
 
 
-def test_a_model_that_is_always_right_has_no_calibrating_temperature():
-    assert calibrating_temperature(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])) is None
+def test_the_loss_of_an_impossible_class_is_not_clipped():
+    log_probabilities = np.array([[-1e-9, -69.18], [-1e-9, -69.18]])
+    tested = TestResult("r", np.array([0, 1]), log_probabilities, CLASSES[:2], np.array(["a", "b"]))
+    assert tested.summary(RECIPE, "", 1, history()).loss == pytest.approx(34.59)
 
 
-def test_a_class_that_a_model_holds_impossible_costs_no_warning_in_the_temperature():
-    assert calibrating_temperature(np.array([0, 1, 1]), np.array([[1, 0], [0, 1], [1, 0.0]])) > 10
+def test_a_run_without_a_right_image_has_figures():
+    tested = result([0, 1], [[0.4, 0.6], [0.6, 0.4]])
+    assert tested.by_class().images.tolist() == [1, 1]
+    assert tested.by_class().images.dtype.kind == "i"
+    summary = tested.summary(RECIPE, "", 1, history())
+    assert (summary.accuracy, summary.interval[0], summary.temperature) == (0, 0, None)
+
+
+def test_scores_by_class_by_hand_with_a_class_never_predicted():
+    one, two, three = [0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.6, 0.2]
+    table = result([0, 0, 0, 1, 1, 2], [one, one, two, two, one, three]).by_class()
+    assert list(table) == ["run", "class", "images", "precision", "recall", "f1"]
+    assert table.run.tolist() == ["r"] * 3
+    assert table["class"].tolist() == CLASSES
+    assert table.images.tolist() == [3, 2, 1]
+    assert table.precision.tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+    assert table.recall.tolist() == pytest.approx([2 / 3, 1 / 2, 0])
+    assert table.f1.tolist() == pytest.approx([2 / 3, 0.4, 0])
+
+
+def test_top_2_by_hand_with_two_classes_and_with_one_that_has_no_image():
+    scores = np.log([[0.7, 0.2, 0.1], [0.25, 0.5, 0.24], [0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
+    assert top_2_accuracy(np.array([0, 1, 2, 1]), scores) == 0.75
+    assert top_2_accuracy(np.array([0, 1]), scores[[3, 3]]) == 0.5
+    assert top_2_accuracy(np.array([0, 1]), scores[:2, :2]) == 1
+
+
+def test_true_classes_are_the_rows_of_a_confusion_matrix():
+    table = confusion(pd.Series(["cat", "cat", "dog"]), pd.Series(["dog", "dog", "dog"]), CLASSES)
+    assert table.loc["cat", "dog"] == 2
+    assert table.to_numpy().tolist() == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]
+    assert list(table.index) == list(table.columns) == CLASSES
+
+
+def test_predictions_and_confidences_are_tables():
+    tested = result([0, 2], [[0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
+    predictions = tested.predictions()
+    assert predictions.drop(columns="confidence").to_dict("list") == {
+        "index": [0, 1], "image": ["0.png", "1.png"], "actual": ["cat", "frog"], "predicted": ["dog", "frog"]
+    }  # fmt: skip
+    assert predictions.confidence.tolist() == pytest.approx([0.7, 0.8])
+    bins = tested.by_confidence()
+    assert list(bins) == ["run", "lower", "upper", "images", "confidence", "accuracy"]
+    assert (bins.run.tolist(), bins.accuracy.tolist(), bins.images.tolist()) == (["r", "r"], [0, 1], [1, 1])
+
+
+def test_pairs_are_compared_and_adjusted_together():
+    """A against b: 9 and 2 images alone; a against c: 1 and 0. The smaller p counts twice."""
+    one, two, three = [1] * 9 + [0] * 2 + [1] * 9, [0] * 9 + [1] * 11, [1] * 8 + [0] * 3 + [1] * 9
+    results = {run: answering(correct, run) for run, correct in (("a", one), ("b", two), ("c", three))}
+    found = compare(results, {"wide": ["a", "b"], "deep": ["c", "a"]})
+    ps = [
+        mcnemar([[0, first], [second, 0]], exact=False, correction=False).pvalue for first, second in [(9, 2), (0, 1)]
+    ]
+    assert [found[name].p for name in ("wide", "deep")] == pytest.approx(ps)
+    assert [found[name].adjusted_p for name in ("wide", "deep")] == pytest.approx([2 * ps[0], ps[1]])
+    assert (found["wide"].runs, found["deep"].runs) == (["a", "b"], ["c", "a"])
+    assert (found["wide"].only_right, found["deep"].only_right) == ([9, 2], [0, 1])
+    assert (found["wide"].difference, found["deep"].difference) == (pytest.approx(0.35), pytest.approx(-0.05))
+    assert found["wide"].interval[0] > 0 > found["deep"].interval[0]
+    assert compare(results, {}) == {}
+
+
+def test_an_evaluation_is_read_back_as_it_was(tested):
+    runs = {"r": tested.summary(RECIPE, "", 1, history())}
+    pairs = compare({"r": tested, "s": tested}, {"pair": ["r", "s"]})
+    parameters = {"data.path": None, "seed": 7}
+    written = Evaluation(data="0" * 64, parameters=parameters, runs=runs, comparisons=pairs, files={"plots/a.csv": "1"})
+    assert Evaluation.model_validate_json(written.model_dump_json()) == written
+
+
+def test_suspects_are_at_most_fifty_images_that_all_runs_take_for_the_same_other_class():
+    """Right by one; two other classes; 90 and 70 % sure; 80 and 95 %; right by all."""
+    first = [[0.1, 0.9, 0], [0.1, 0.9, 0], [0.1, 0.9, 0], [0.2, 0.8, 0], [0.9, 0.1, 0]]
+    second = [[0.9, 0.1, 0], [0.1, 0, 0.9], [0.3, 0.7, 0], [0.05, 0.95, 0], [0.8, 0.2, 0]]
+    with np.errstate(divide="ignore"):
+        table = suspects([result([0] * 5, first), result([0] * 5, second)])
+    assert list(table) == ["image", "label", "predicted", "confidence"]
+    assert table.image.tolist() == ["3.png", "2.png"]
+    assert (table.label.tolist(), table.predicted.tolist()) == (["cat", "cat"], ["dog", "dog"])
+    assert table.confidence.tolist() == pytest.approx([0.8, 0.7])
+    assert len(suspects([answering([0] * 60, "r")])) == 50
+    assert suspects([answering([1] * 60, "r")]).empty
