@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from stages.common.dataset import Split
 from stages.common.errors import UserError, listed, printable, shown
-from stages.datasets.image import decode
+from stages.common.image import decode
 from stages.datasets.source import Source, check_memory, drawn
 
 LAYOUT = "{train,test}/<class>/<image file>, or <class>/<image file>"

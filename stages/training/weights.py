@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import ValidationError
+from PIL import Image
 from torch import Tensor, nn
 
 from stages.common.dataset import DatasetInfo
 from stages.common.errors import UserError, explain, printable
 from stages.common.files import Record
+from stages.common.image import decode, fitted
 from stages.training import checkpoint
 from stages.training.augmentation import Normalise
 from stages.training.device import exact_device
@@ -76,6 +78,28 @@ class Classifier:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return the probability of each class, float64 N×classes; see `log_probabilities`."""
         return np.exp(self.log_probabilities(images))
+
+    def classify(self, image: str | Path | Image.Image) -> dict[str, float]:
+        """Return the probability of each class by its name, the likeliest first.
+
+        Args:
+            image: an image file, or an image of Pillow, of any size; prepared as the download stage does.
+
+        Raises:
+            UserError: there is no such file, or it is no image that can be read.
+        """
+        size = self.card.data.image_size
+        if isinstance(image, Image.Image):
+            try:
+                pixels = fitted(image, size)
+            except ValueError as error:
+                raise UserError(f"not an image that can be classified: {printable(error)}") from error
+        elif Path(image).is_file():
+            pixels = decode(Path(image).read_bytes(), size, printable(image))
+        else:
+            raise UserError(f"{printable(image)}: no such file")
+        probabilities = self.probabilities(pixels[None].copy())[0]
+        return {self.classes[i]: float(probabilities[i]) for i in np.argsort(-probabilities, kind="stable")}
 
 
 def parse_model(content: bytes, path: Path) -> Classifier:

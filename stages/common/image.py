@@ -1,4 +1,4 @@
-"""Image decoding, for the download stage and for predictions."""
+"""Image decoding: the download stage and `Classifier.classify` see an image file alike."""
 
 import io
 import warnings
