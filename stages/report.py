@@ -3,65 +3,64 @@
 python -m stages.report
 """
 
-import json
 import textwrap
 from argparse import Namespace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from stages.common import cli
-from stages.common.dataset import DatasetInfo, read_info, read_split
+from stages.common.dataset import read_info, read_split
 from stages.common.errors import shown
-from stages.common.files import write_bytes
-from stages.common.formats import DATA, REPORT
+from stages.common.files import REPORT, write_bytes
 from stages.common.inputs import Inputs
-from stages.common.params import Params, load_params
 from stages.evaluation.metrics import confusion
-from stages.reporting import drawing, findings, page, provenance, tables
+from stages.reporting import figures, findings, page, tables
 from stages.reporting.results import Results, read_results
 
 COLUMNS = 80  # of a terminal
 
 
 def main(args: Namespace) -> None:
-    inputs = Inputs(load_params, DATA, Path("metrics"), Path("plots"))
-    params, info = inputs.settings, read_info()
-    test = read_split("test", info)
-    results = read_results(info, test, params.seed)
-    content = gather(params, info, results)
-    fonts, lacking = drawing.find_fonts(info.classes)
-    draw, charts = partial(drawing.chart, fonts=fonts), page.charts(results)
-    light, dark = ({name: draw(*chart, form="svg", dark=on) for name, chart in charts.items()} for on in (False, True))
-    files = {f"figures/{name}.png": draw(*chart, form="png") for name, chart in charts.items()}
-    files["index.html"] = page.html(content, light, dark, page.galleries(results, test.images)).encode()
-    files["report.md"] = page.text(content).encode()
+    """Read the results, write the report, and print its summary."""
+    inputs = Inputs(lambda: None)  # parameters are those of the models
+    info = read_info(inputs.read)
+    test = read_split("test", info, inputs.read)
+    results = read_results(info, test, inputs.read)
+    content, charts = gather(results), page.charts(results)
+    svgs = {name: svg for name, (svg, png) in charts.items()}
+    index = page.html(content | page.pictures(results, test), svgs)
+    text = page.text(content)
 
     inputs.check()
-    for name, file in files.items():
-        write_bytes(REPORT / name, file)
+    write_bytes(REPORT / "index.html", index.encode())
+    write_bytes(REPORT / "report.md", text.encode())
+    for name, (_, png) in charts.items():
+        write_bytes(REPORT / "figures" / f"{name}.png", png)
     print(tables.summary(results.runs), end="\n\n")
-    for found in content["answers"]:
-        print(textwrap.fill(" ".join([f"{found['verdict']}.", *found["facts"][:1]]), COLUMNS), end="\n\n")
-    if lacking:
-        print(f"No installed font has {shown(lacking)}: boxes take their place in the figures; install one.")
+    for answer in content["answers"]:
+        print(textwrap.fill(f"{answer['verdict']}. {answer['facts'][0]}", COLUMNS), end="\n\n")
+    print(textwrap.fill(content["next_step"].replace("`", ""), COLUMNS), end="\n\n")
+    if lacking := figures.missing(info.classes):
+        print(f"The font of the figures lacks {shown(lacking)}: boxes take their place there.")
     print(f"Report: {REPORT / 'index.html'}")
 
 
-def gather(params: Params, info: DatasetInfo, results: Results) -> dict[str, Any]:
-    """The content of both forms of the report."""
-    runs, pairs, study, keep = results.runs, results.pairs, results.study, params.train.keep
-    settings = provenance.flat(params.model_dump())
+def gather(results: Results) -> dict[str, Any]:
+    """Return the content of both forms of the report."""
+    info, runs, pairs, margin = results.info, results.runs, results.pairs, results.parameters["study.margin"]
     return {
         "title": f"{' against '.join(pairs[0].names) if pairs else f'{len(runs)} runs'} on {info.name}",
         "data": info,
         "runs": runs,
-        "caveats": "; ".join(findings.caveats(info, params, runs)),
-        "answers": [findings.answer(pair, study) for pair in pairs],
-        "notes": findings.notes(params, results),
-        "run_table": tables.run_table(runs, keep),
-        "pairs": [(pair.title, tables.pair_table(pair, keep)) for pair in pairs if not pair.same_recipe],
-        "study": None if study is None else tables.study_tables(study, results),
+        "held_out": results.held_out,
+        "caveats": "; ".join(findings.caveats(results)),
+        "answers": [findings.answer(pair, margin, len(pairs)) for pair in pairs],
+        "next_step": findings.next_step(results),
+        "notes": findings.notes(results),
+        "run_table": tables.run_table(runs, results.held_out),
+        "pairs": [(pair.joined("beside"), tables.pair_table(pair, results.held_out)) for pair in pairs],
+        "seed_table": tables.seed_table(results),
+        "recipe_table": tables.recipe_table(results),
+        "seeds": ", ".join(map(str, results.seed_accuracies.index)),
         "confusions": [
             confusion(run.predictions.actual, run.predictions.predicted, info.classes)
             for run in (runs if tables.few(info.classes) else [])
@@ -69,8 +68,9 @@ def gather(params: Params, info: DatasetInfo, results: Results) -> dict[str, Any
         "confused": [tables.confused(run) for run in runs],
         "classes": tables.class_table(runs, range(len(info.classes))),
         "extremes": tables.class_table(runs, tables.extremes(runs)),
-        "params": {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()},
-        "origin": provenance.origin(settings),
+        "machines": tables.machine_table(runs),
+        "parameters": results.parameters,
+        "origin": page.origin(results.parameters),
     }
 
 

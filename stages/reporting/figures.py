@@ -1,101 +1,148 @@
-"""The report's charts: functions that draw one each, with colours of whichever style is in force.
+"""The report's charts; their bytes depend on the numbers alone.
 
-A run has one colour and one marker in every chart; the marker stands at the end of its lines.
+A run has one colour, one marker and one kind of dashes in every chart, so charts are read without colours too. This
+module is imported before any other that imports matplotlib.
 """
 
+import io
 import math
-from itertools import cycle
+import os
+import warnings
+from collections.abc import Callable, Iterable
+
+os.environ["MPLBACKEND"] = "agg"  # the user's may be unknown to this matplotlib
 
 import numpy as np
 import pandas as pd
-from matplotlib import rcParams
+from matplotlib import font_manager, style
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
+from matplotlib.rcsetup import cycler
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
+from stages.reporting.findings import KNOWN
 from stages.reporting.results import Run
 from stages.reporting.tables import extremes
 from stages.reporting.wording import percent, short
 
-MARKERS = "osD^v"
+# Okabe & Ito's colours, which are told apart with any colour vision, darkened for white paper
+COLOURS = ["#0072b2", "#b84a00", "#007a59", "#a3477f", "#8a6100", "#33648a", "#4d4d4d"]
+MARKERS = "osD^vPX"
+DASHES = ["-", "--", (0, (4, 1.5, 1, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 3)), (0, (3, 1))]
+QUIET = "#595959"
+FONT = "DejaVu Sans"  # comes with matplotlib
+STYLE = {
+    "font.size": 11,
+    "font.family": FONT,
+    "text.parse_math": False,  # a $ in the name of a class is a $
+    "axes.edgecolor": QUIET,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=COLOURS),  # C0 is the first run, C1 the second
+    "grid.color": "#d9d9d9",
+    "legend.frameon": False,
+    "svg.hashsalt": "report",  # names inside the file that are the same each time
+}
 
 
-def accuracies(runs: list[Run]) -> Figure:
-    """Test accuracy of each run with its 95 % interval, on an axis as wide as the notebook's: five points beyond."""
-    figure, axes = _axes(height=1.1 + 0.5 * len(runs))
-    values = np.array([run.tested.accuracy for run in runs])
-    low, high = np.array([run.tested.interval for run in runs]).T
-    places = np.arange(len(runs))
-    axes.barh(places, values, 0.62, color=[f"C{place}" for place in places], alpha=0.55)
-    errors = np.clip([values - low, high - values], 0, None)
-    axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=rcParams["text.color"], capsize=4, linewidth=1.4)
-    for place, (value, end) in enumerate(zip(values, high, strict=True)):
-        axes.text(end, place, f"  {percent(value)}", va="center")
-    left, right = max(low.min() - 0.05, 0), high.max() + 0.05
-    axes.set(xlim=(left, right + 0.12 * (right - left)), xlabel="Test accuracy, with 95% interval")
-    axes.set(yticks=places, yticklabels=[short(run.label, 30) for run in runs], ylim=(len(runs) - 0.5, -0.5))
-    axes.tick_params(axis="y", length=0, labelcolor=rcParams["text.color"])
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%" if value <= 1 else ""))
+def draw(chart: Callable[..., Figure], *args) -> tuple[bytes, bytes]:
+    """Return the chart that `chart(*args)` draws as SVG and as PNG, of 200 dots an inch."""
+    svg, png = io.BytesIO(), io.BytesIO()
+    with style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # `missing` tells which
+        figure = chart(*args)
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    return svg.getvalue(), png.getvalue()
+
+
+def missing(names: Iterable[str]) -> str:
+    """Return the letters that the font of the charts lacks; boxes take their place."""
+    known = font_manager.get_font(font_manager.findfont(FONT)).get_charmap()
+    return "".join(sorted(letter for letter in set("".join(map(short, names))) if ord(letter) not in known))
+
+
+def accuracies(runs: list[Run], seeds: pd.DataFrame, known: bool) -> Figure:
+    """Draw the test accuracy of each run with its 95 % interval, and below it, smaller, the accuracy with each seed.
+
+    Args:
+        seeds: a row for each seed, a column for each run, fractions.
+        known: add what the full experiment reaches.
+    """
+    figure, axes = _rows([run.label for run in runs], 0.55, "Test accuracy, with 95% interval")
+    for place, run in enumerate(runs):
+        value, look = run.tested.accuracy, _look(place)
+        axes.plot(run.tested.interval, [place, place], color=look["color"], linewidth=2.2, solid_capstyle="butt")
+        axes.plot(value, place, **look, markersize=8)
+        axes.annotate(percent(value), (value, place), (0, 9), textcoords="offset points", ha="center", fontsize=10)
+        others = seeds[run.name].dropna()
+        axes.scatter(others, [place + 0.28] * len(others), 18, look["color"], look["marker"], alpha=0.6, linewidths=0)
+    if known:
+        axes.axvline(KNOWN, color=QUIET, linestyle=":", linewidth=1.2, zorder=1)
+        axes.text(KNOWN, 1.01, f"known: {KNOWN:.0%}", transform=axes.get_xaxis_transform(), color=QUIET, fontsize=9)
     return figure
 
 
-def accuracy(runs: list[Run]) -> Figure:
-    """Test accuracy over the epochs."""
-    figure, axes = _curves(runs, "test_accuracy")
-    axes.set_ylabel("Test accuracy")
-    percent_ticks(axes.yaxis)
-    return figure
+def curves(runs: list[Run], column: str, label: str, tick: Callable[[float], str], late: bool = True) -> Figure:
+    """Draw a column of each run's history over the epochs.
 
-
-def loss(runs: list[Run]) -> Figure:
-    """Test loss, and dotted training loss, over the epochs."""
-    figure, axes = _curves(runs, "test_loss", "train_loss")
-    axes.set_ylabel("Test loss (dotted: training)")
-    return figure
-
-
-def gap(runs: list[Run]) -> Figure:
-    """Training minus test accuracy over the epochs."""
-    figure, axes = _curves(runs, "generalization_gap")
-    axes.axhline(0, color=rcParams["axes.edgecolor"], linewidth=0.8, zorder=1)
-    axes.set_ylabel("Training minus test accuracy")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: Formatter.fix_minus(f"{100 * value:z.3g} pt")))
-    return figure
-
-
-def learning_rate(runs: list[Run]) -> Figure:
-    """Learning rate over the epochs."""
-    figure, axes = _curves(runs, "learning_rate")
-    axes.set(ylabel="Learning rate", ylim=(0, 1.05 * max(run.history.learning_rate.max() for run in runs) or 1))
-    return figure
-
-
-def per_class(runs: list[Run], width: float = 5) -> Figure:
-    """F1 of each class, or of many classes the worst and the best, a bar for each run."""
-    classes = extremes(runs)
-    bar = 0.8 / len(runs)
-    figure, axes = _axes(width, height=0.8 + (0.17 * len(runs) + 0.08) * len(classes))
+    Args:
+        label: of the axis.
+        tick: writes a value of the axis.
+        late: fit the second half of a training of more than ten epochs. The first epochs may leave the axis: on one
+            that held them, the ends of the runs could not be told apart.
+    """
+    figure, axes = blank()
+    shown = []
     for number, run in enumerate(runs):
-        f1 = run.per_class.f1[classes].to_numpy()
-        places = np.arange(len(classes)) + (number - (len(runs) - 1) / 2) * bar
-        axes.barh(places, f1, height=0.9 * bar, color=f"C{number}")
-        for place, value in zip(places, f1, strict=True):
-            axes.text(value, place, f" {100 * value:.1f}", va="center", fontsize=8)
-    names = [short(name) for name in runs[0].per_class["class"][classes]]
-    axes.set(yticks=np.arange(len(classes)), yticklabels=names, ylim=(len(classes) - 0.5, -0.5), xlabel="F1")
-    axes.tick_params(axis="y", length=0, labelcolor=rcParams["text.color"])
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    _legend(figure, runs, "s", columns=2 if width < 6 else 4)
+        values = run.history[column]
+        look = _look(number) | {"markevery": [-1], "linewidth": 1.8, "label": short(run.label, 30)}
+        axes.plot(run.history.epoch, values, **look)
+        shown.append(values[len(values) // 2 if late and len(values) > 10 else 0 :])
+    low, high = pd.concat(shown).min(), pd.concat(shown).max()
+    margin = 0.06 * (high - low) or 0.01
+    axes.set(xlabel="Epoch", ylabel=label, ylim=(low - margin, high + margin))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axes.grid(axis="y")
+    _legend(figure, runs)
+    return figure
+
+
+def loss(runs: list[Run], held_out: str) -> Figure:
+    """Draw the loss on the held-out images, and as thin lines that of training, on a logarithmic axis."""
+    names = [f"{held_out}_loss", "train_loss"]
+    figure = curves(runs, names[0], f"{held_out.capitalize()} loss (thin: training)", "{:g}".format)
+    axes = figure.axes[0]
+    for number, run in enumerate(runs):
+        thin = _look(number) | {"marker": "", "linewidth": 0.8, "alpha": 0.7}
+        axes.plot(run.history.epoch, run.history.train_loss, **thin)
+    losses = pd.concat([run.history[name] for run in runs for name in names]).clip(lower=1e-6)
+    low, high, formatter = losses.min(), losses.max(), axes.yaxis.get_major_formatter()
+    axes.set(yscale="log", ylim=(low / 1.1, high * 1.1))
+    ticks = MaxNLocator(5) if high < 5 * low else LogLocator(subs=(1, 2, 5))
+    axes.yaxis.set(major_locator=ticks, major_formatter=formatter, minor_locator=NullLocator())
+    return figure
+
+
+def per_class(runs: list[Run]) -> Figure:
+    """Draw F1 of each class, or of many classes the worst and the best, a mark for each run."""
+    classes = extremes(runs)
+    figure, axes = _rows(runs[0].per_class["class"][classes], 0.3, "F1")
+    for number, run in enumerate(runs):  # beside each other, so that none covers another
+        places = np.arange(len(classes)) + 0.4 * ((number + 0.5) / len(runs) - 0.5)
+        look = _look(number) | {"linestyle": "", "markersize": 6, "label": short(run.label, 30)}
+        axes.plot(run.per_class.f1[classes], places, **look)
+    axes.grid(axis="y")
+    _legend(figure, runs)
     return figure
 
 
 def reliability(run: Run, number: int) -> Figure:
-    """Accuracy against confidence in each bin of confidence, the dots as large as the bin has images."""
-    figure, axes = _axes(3.6, 3.6)
-    axes.plot([0, 1], [0, 1], color=rcParams["axes.edgecolor"], linewidth=0.8)
+    """Draw accuracy against confidence in each bin of confidence, the dots as large as the bin has images."""
+    figure, axes = blank(3.6, 3.6)
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8)
     bins, colour = run.calibration, f"C{number}"
     sizes = 10 + 190 * bins.images / bins.images.max()
     axes.vlines(bins.confidence, bins.confidence, bins.accuracy, color=colour, linewidth=1.2)
@@ -103,77 +150,46 @@ def reliability(run: Run, number: int) -> Figure:
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="Confidence", ylabel="Accuracy")
     axes.grid()
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set(major_locator=MultipleLocator(0.25), major_formatter=PercentFormatter(1))
+        axis.set(
+            major_locator=MultipleLocator(0.25), major_formatter=FuncFormatter(lambda value, _: tick_percent(value))
+        )
     return figure
 
 
-def seeds(runs: list[Run], study: pd.DataFrame) -> Figure:
-    """Test accuracy with each seed: a dot for each, joined from run to run, and the mean of each run as a bar.
-
-    Args:
-        study: a row for each seed, a column for each run, fractions.
-    """
-    figure, axes = _axes(height=1.3 + 0.6 * len(runs))
-    places = np.arange(len(runs))
-    for _, row in study.iterrows():
-        axes.plot(row[[run.name for run in runs]], places, color=rcParams["grid.color"], linewidth=0.8, zorder=1)
-    for place, run in zip(places, runs, strict=True):
-        values, colour = study[run.name], f"C{place}"
-        axes.scatter(values, [place] * len(values), 22, color=colour, zorder=2)
-        axes.vlines(values.mean(), place - 0.18, place + 0.18, color=colour, linewidth=2, zorder=3)
-        axes.text(values.mean(), place - 0.24, percent(values.mean()), ha="center", va="bottom", fontsize=10)
-    axes.set(yticks=places, yticklabels=[short(run.label, 30) for run in runs], ylim=(len(runs) - 0.6, -0.7))
-    axes.tick_params(axis="y", labelcolor=rcParams["text.color"], length=0)
-    axes.margins(x=0.12)
-    axes.set_xlabel("Test accuracy")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    percent_ticks(axes.xaxis)
-    return figure
+def tick_percent(fraction: float) -> str:
+    return f"{100 * fraction:.4g}%" if fraction < 1.0001 else ""
 
 
-def percent_ticks(axis: Axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+def tick_points(difference: float) -> str:
+    return f"{100 * difference:z.3g} pt".replace("-", "−")
 
 
-def _axes(width: float = 5, height: float = 3.2) -> tuple[Figure, Axes]:
-    """An empty chart; width and height in inches."""
+def blank(width: float = 5, height: float = 3.2) -> tuple[Figure, Axes]:
+    """Return an empty chart; width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
-def _curves(runs: list[Run], column: str, dotted: str | None = None) -> tuple[Figure, Axes]:
-    """A line for each run over its epochs, on an axis that fits the second half of a training of more than ten.
+def _look(number: int) -> dict:
+    """Return how a run is drawn, by its number."""
+    dashes, marker = DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)]
+    return {"color": f"C{number}", "linestyle": dashes, "marker": marker}
 
-    The first epochs may leave the axis: on one that held them, the ends of the runs could not be told apart.
-    """
-    figure, axes = _axes()
-    late = []
-    for number, run in enumerate(runs):
-        history, colour = run.history, f"C{number}"
-        if dotted:
-            axes.plot(history.epoch, history[dotted], ":", color=colour, linewidth=1.2)
-        (line,) = axes.plot(history.epoch, history[column], color=colour, marker=MARKERS[number % len(MARKERS)])
-        line.set(markevery=[-1], markersize=max(9 - 1.5 * number, 5))
-        line.set_linewidth(max(2.6 - 0.5 * number, 1.2))  # where another line covers it, it shows on both sides
-        half = len(history) // 2 if len(history) > 10 else 0
-        late += [history[name][half:] for name in (column, dotted) if name]
-    low, high = pd.concat(late).min(), pd.concat(late).max()
-    margin = 0.06 * (high - low) or 0.01
-    axes.set(xlabel="Epoch", ylim=(low - margin, high + margin))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.grid(axis="y")
-    _legend(figure, runs, MARKERS, columns=2)
+
+def _rows(names: Iterable[str], height: float, label: str) -> tuple[Figure, Axes]:
+    """Return an empty chart of fractions with a row of so many inches for each name, the first on top."""
+    texts = [short(name, 30) for name in names]
+    figure, axes = blank(height=1.0 + height * len(texts))
+    axes.set(yticks=range(len(texts)), yticklabels=texts, ylim=(len(texts) - 0.5, -0.7), xlabel=label)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.12)
+    axes.grid(axis="x")
+    ticks = FuncFormatter(lambda value, _: tick_percent(value))
+    axes.xaxis.set(major_locator=MaxNLocator(5, steps=[1, 2, 5, 10]), major_formatter=ticks)
     return figure, axes
 
 
-def _legend(figure: Figure, runs: list[Run], markers: str, columns: int) -> None:
+def _legend(figure: Figure, runs: list[Run]) -> None:
     """Name the runs above the chart, which grows by the legend's height."""
-    handles = [
-        Line2D([], [], color=f"C{number}", marker=marker, label=short(run.label, 30))
-        for number, (run, marker) in enumerate(zip(runs, cycle(markers), strict=False))
-    ]
-    if markers != MARKERS:
-        for handle in handles:
-            handle.set_linestyle("none")
-    figure.set_figheight(figure.get_figheight() + 0.24 * math.ceil(len(runs) / columns))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=10, columnspacing=1.2)
+    figure.set_figheight(figure.get_figheight() + 0.24 * math.ceil(len(runs) / 2))
+    figure.legend(loc="outside upper left", ncols=2, fontsize=10, columnspacing=1.2, handlelength=3)

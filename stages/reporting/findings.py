@@ -1,95 +1,137 @@
-"""The content of the report in sentences: questions, verdicts, and how to read them."""
+"""The content of the report in sentences: questions, verdicts, how to read them, and what to do next."""
 
-import numpy as np
-import pandas as pd
-
-from stages.common.dataset import DatasetInfo
-from stages.common.params import Params
-from stages.evaluation.significance import ENOUGH_SEEDS, SIGNIFICANT, Comparison, compare_over_seeds
-from stages.reporting.results import Pair, Results, Run
-from stages.reporting.wording import p_value, percent, points, points_range, verdict
+from stages.evaluation.significance import MOST_SEEDS, SIGNIFICANT, Difference, seeds_needed
+from stages.reporting.results import Pair, Results, architecture
+from stages.reporting.wording import capitalised, p_value, percent, points, points_range
 
 # The full experiment
-FULL_IMAGES = {"train": 50_000, "test": 10_000}
+CIFAR10 = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
+FULL_TRAIN, FULL_TEST, FULL_CHANNELS, FULL_BLOCKS = 50_000, 10_000, 64, 8
 FULL_EPOCHS = {"cnn": 50, "resnet": 100}
-FULL_CHANNELS, FULL_BLOCKS = 64, [2, 2, 2, 2]
+KNOWN = 0.95  # what ResNet-18 is known to reach on CIFAR-10, about
 
 UNBALANCED = 1.5  # times the mean number of images a class; above it, the report mentions the commonest class
+OVERFIT = 0.05  # generalisation gap
 
 
-def caveats(info: DatasetInfo, params: Params, runs: list[Run]) -> list[str]:
-    """Differences that make this less than the full experiment."""
-    found, counts = [], info.counts
-    if counts.train < FULL_IMAGES["train"] or counts.test < FULL_IMAGES["test"]:
-        found.append(
-            f"few images: {counts.train:,} to train on and {counts.test:,} to test with; CIFAR-10 has "
-            f"{FULL_IMAGES['train']:,} and {FULL_IMAGES['test']:,}"
-        )
-    models = {run.tested.model for run in runs}
-    sections = {name: getattr(params, name) for name in FULL_EPOCHS if getattr(params, name).title in models}
-    if lacking := [name for name, section in sections.items() if section.epochs < FULL_EPOCHS[name]]:
-        epochs = [f"{sections[name].title} {sections[name].epochs} of {FULL_EPOCHS[name]} epochs" for name in lacking]
-        found.append(f"short training: {', '.join(epochs)}")
-    small = params.resnet.base_channels < FULL_CHANNELS or sum(params.resnet.blocks) < sum(FULL_BLOCKS)
-    if "resnet" in sections and small:
-        found.append(f"smaller ResNets: {params.resnet.title} in place of ResNet-18")
-    return found
+def is_cifar10(results: Results) -> bool:
+    return set(results.info.classes) == CIFAR10
 
 
-def answer(pair: Pair, study: pd.DataFrame | None) -> dict:
-    """A question under `compare`: question, verdict, and the facts that it rests on, the weightiest first."""
+def caveats(results: Results) -> list[str]:
+    """Say what makes this less than the full experiment; of few images, how little they can show."""
+    counts, said = results.info.counts, []
+    train = counts.train + counts.validation
+    if train < FULL_TRAIN or counts.test < FULL_TEST:
+        half = max(high - low for low, high in (run.tested.interval for run in results.runs)) / 2
+        said += [
+            f"few images: {train:,} to train on and {counts.test:,} to test with (CIFAR-10: {FULL_TRAIN:,} and "
+            f"{FULL_TEST:,}), so an accuracy is known to ±{100 * half:.1f} points"
+        ]
+    for run in results.runs:
+        recipe, title, epochs = run.tested.recipe, run.tested.title, len(run.history)
+        full, settings = FULL_EPOCHS.get(recipe["model"], 0), recipe["settings"]
+        if epochs < full:
+            said.append(f"short training: {architecture(run.tested)} {epochs} of {full} epochs")
+        if recipe["model"] == "resnet" and (
+            settings["base_channels"] < FULL_CHANNELS or sum(settings["blocks"]) < FULL_BLOCKS
+        ):
+            said.append(f"a smaller ResNet: {title} in place of ResNet-18")
+    return list(dict.fromkeys(said))  # each once
+
+
+def answer(pair: Pair, margin: float, questions: int) -> dict:
+    """Answer a question under `compare`: question, verdict, and the facts that it rests on, the weightiest first.
+
+    Args:
+        margin: differences within it count as equal, a fraction.
+        questions: number of pairs, for which p is adjusted.
+    """
     subject, (one, other) = f"{pair.subject} " if pair.subject else "", pair.names
-    found = {"question": f"Is {subject}{one} better than {other}?"}
-    if pair.same_recipe:
-        return found | {"verdict": f"{one} and {other} have the same recipe: nothing to compare", "facts": []}
-    images, only = f"{len(pair.first.predictions):,} test images", pair.only_right
+    images, (only_one, only_other) = f"{len(pair.first.predictions):,} test images", pair.comparison.only_right
     accuracies = " against ".join(percent(run.tested.accuracy) for run in (pair.first, pair.second))
-    decisive, sample = pair.comparison, images
     facts = [
-        f"{accuracies} of {images}: {_difference(decisive)} (paired bootstrap), {p_value(decisive.p)} "
-        "(McNemar's exact test).",
-        f"Only {subject}{one} right: {only[0]:,}, only {other}: {only[1]:,}.",
+        f"{accuracies} of {images}: {_difference(pair.comparison, pair.comparison.adjusted_p, questions)}.",
+        f"Only {subject}{one} right: {only_one:,}, only {other}: {only_other:,}.",
     ]
-    if study is not None and len(study) >= ENOUGH_SEEDS:
-        decisive, sample = compare_over_seeds(*seed_accuracies(pair, study)), f"{len(study)} seeds"
-        average = f"Over {sample}, on average: {_difference(decisive)}, {p_value(decisive.p)} (paired t test)."
-        facts = [average, *facts]
-    return found | {"verdict": verdict(pair.subject, pair.names, decisive, sample), "facts": facts}
+    if compared := pair.recipes:
+        shares = ", ".join(f"{part} {share:.0%}" for part, share in compared.shares.items())
+        difference = _difference(compared, pair.p, questions)
+        over = f"Over {compared.seeds} seeds, for other seeds and other images too: {difference}."
+        facts = [f"{over} Shares of its variance: {shares}.", f"These two models: {facts[0]}", facts[1]]
+    return {"question": f"Is {subject}{one} better than {other}?", "verdict": verdict(pair, margin), "facts": facts}
 
 
-def _difference(comparison: Comparison) -> str:
-    return f"{points(comparison.difference)} points, 95% interval {points_range(comparison.interval)}"
+def verdict(pair: Pair, margin: float) -> str:
+    """Say which one is better: which recipe if there are enough seeds for that, else which of these two models."""
+    one, other = pair.names
+    better, worse = (other, one) if pair.verdict == "worse" else (one, other)
+    subject = f"{pair.subject} " if pair.subject else ""
+    said = {
+        "equal": f"{subject}{one} and {other} are equal within {100 * margin:g} points",
+        "undecided": f"undecided between {subject}{one} and {other}",
+    }.get(pair.verdict, f"{subject}{better} is better than {worse}")
+    return capitalised(said if pair.recipes else f"these two models: {said}")
 
 
-def notes(params: Params, results: Results) -> list[str]:
-    """Guidance for reading the verdicts. A command or a file stands in backticks; no name from outside does."""
-    sentences = [
-        "p is the chance of a difference at least as large if there were none. A verdict names the better one where p "
-        f"is below {SIGNIFICANT}."
+def _difference(compared: Difference, adjusted_p: float, questions: int) -> str:
+    """Write a difference with its uncertainty; `compared` may also be a Comparison."""
+    adjusted = f" ({p_value(adjusted_p)} adjusted for {questions} questions)" if questions > 1 else ""
+    limits = points_range(compared.interval)
+    return f"{points(compared.difference)} points, 95% interval {limits}, {p_value(compared.p)}{adjusted}"
+
+
+def notes(results: Results) -> list[str]:
+    """Say how to read the verdicts. A command or a file stands in backticks; no name from outside does."""
+    said = [
+        "p is the chance of a difference at least as large if there were none. A verdict names the better one where p, "
+        f"adjusted for all questions together (Holm 1979), is below {SIGNIFICANT}; equal: a difference of more than "
+        f"{100 * results.parameters['study.margin']:g} points is ruled out; undecided: neither."
     ]
-    if params.train.keep == "best":
-        sentences.append(
-            "The best epoch was chosen on the test set, so these accuracies are slightly too high; the tables also "
-            "give the last epoch."
-        )
-    if results.study is None:
-        sentences.append(
-            "Each run is one training, so the verdicts hold for these models; `make seeds` shows what other seeds give."
-        )
-    elif len(results.study) < ENOUGH_SEEDS:
-        sentences.append(f"{len(results.study)} seeds are too few for a verdict over seeds.")
-    if results.foreign_study:
-        sentences.append("`plots/seeds.csv` holds a study of another experiment, which is not shown.")
+    if is_cifar10(results):
+        said.append(f"ResNet-18, trained in full on CIFAR-10, is known to reach about {KNOWN:.0%}: the dotted line.")
+    if results.chosen_on_test:
+        said.append("The best epoch was chosen on the test set, so these accuracies are slightly too high.")
+    if results.held_out == "validation":
+        said.append("Epochs were judged on validation images; the test images were looked at once, at the end.")
     images = results.runs[0].per_class.images
     if images.max() > UNBALANCED * images.mean():
-        sentences.append(
+        said.append(
             f"The classes are unbalanced: whoever always answers with the commonest one is right for "
             f"{percent(images.max() / images.sum())} of the test images."
         )
-    return sentences
+    if not any(pair.recipes for pair in results.pairs):
+        said.append("Each run is one training: a verdict holds for these models. `make seeds` trains others.")
+    table, planned = results.seed_accuracies, results.parameters["study.seeds"]
+    if 0 < len(table) != planned:
+        said.append(
+            f"{planned} seeds were planned and {len(table)} are here: whoever stops or goes on by the results finds "
+            "differences that are none."
+        )
+    for seed, row in table[table.isna().any(axis=1)].iterrows():
+        said.append(f"Seed {seed} lacks {', '.join(row.index[row.isna()])}.")
+    if results.foreign:
+        said.append("`plots/seeds.csv` also holds trainings of other recipes or data, which are left out.")
+    return said
 
 
-def seed_accuracies(pair: Pair, study: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
-    """The accuracies of both runs over the seeds, and the number of test images, as `compare_over_seeds` takes them."""
-    first, second = (study["accuracy"][run.name].to_numpy() for run in (pair.first, pair.second))
-    return first, second, len(pair.first.predictions)
+def next_step(results: Results) -> str:
+    """Say in one sentence what would tell most next, by the numbers."""
+    margin, best = results.parameters["study.margin"], results.best
+    for pair in (pair for pair in results.pairs if pair.verdict == "undecided"):
+        low, high = (pair.recipes or pair.comparison).interval
+        if not pair.recipes and high - low < 20 * margin:
+            return f"Next: `make seeds`, for {results.parameters['study.seeds']} seeds of each recipe."
+        if not pair.recipes or pair.recipes.shares["images"] > 0.5:
+            return (
+                f"Next: more test images: with these, {100 * (high - low):.1f} points are open, most of it by chance."
+            )
+        count = seeds_needed(pair.recipes, margin)[0]
+        if count < MOST_SEEDS:
+            return f"Next: more seeds; about {count:,} would show a difference of {100 * margin:g} points."
+    epoch, epochs, gap = best.tested.best_epoch, len(best.history), best.tested.gap
+    if gap > OVERFIT:
+        return f"Next: stronger augmentation or weight decay, since {best.label} has a gap of {100 * gap:.1f} points."
+    if epoch > 0.9 * epochs:
+        return f"Next: longer training, since {best.label} was best in epoch {epoch} of {epochs}."
+    return f"Next: a wider or deeper model, since {best.label} neither overfits nor was best at its end."

@@ -1,19 +1,23 @@
-"""The results of the earlier stages, read back, checked against each other and joined by run."""
+"""The results of the earlier stages, joined by run; parameters are those of the models, never of params.yaml."""
 
-from collections.abc import Sequence
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel
 
-from stages.common import formats
+from stages.common import files
 from stages.common.dataset import DatasetInfo, Split
 from stages.common.errors import UserError
-from stages.common.files import columns, read_csv, read_json
-from stages.evaluation.significance import Comparison
+from stages.common.files import parse_csv, parse_json
+from stages.evaluation import significance
+from stages.evaluation.metrics import Comparison, Evaluation, TestedRun
 from stages.reporting.wording import capitalised, scientific
+
+Read = Callable[[Path], bytes]
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,12 @@ class Run:
 
     name: str
     label: str  # the run in a few words, another for each run
-    tested: formats.EvaluatedRun
-    metrics: formats.Metrics
-    timing: formats.Timing
-    history: pd.DataFrame  # columns of Epoch
-    predictions: pd.DataFrame  # columns of Prediction, a row for each test image
-    per_class: pd.DataFrame  # columns of ClassScores, a row for each class
-    calibration: pd.DataFrame  # columns of CalibrationBin
+    tested: TestedRun
+    timing: dict  # keys of metrics/timing/RUN.json
+    history: pd.DataFrame  # a row for each epoch: columns of plots/curves.csv
+    predictions: pd.DataFrame  # a row for each test image: columns of plots/predictions/RUN.csv
+    per_class: pd.DataFrame  # a row for each class: columns of plots/per_class.csv
+    calibration: pd.DataFrame  # a row for each bin: columns of plots/calibration.csv
 
 
 @dataclass(frozen=True)
@@ -39,144 +42,152 @@ class Pair:
     second: Run
     subject: str  # what `names` are values of, empty if they stand by themselves
     names: Sequence[str]  # of the first and the second
-    comparison: Comparison
-    only_right: Sequence[int]  # test images that one run alone has right
-
-    @property
-    def title(self) -> str:
-        return self.joined("beside")
+    comparison: Comparison  # of these two models on the test images
+    recipes: significance.RecipeComparison | None = None  # where there are enough seeds
+    p: float = 1.0  # of recipes, else of these two models, adjusted for the number of pairs
+    verdict: significance.Verdict = "undecided"  # on the recipes, else on these two models
 
     def joined(self, word: str) -> str:
         first, second = self.names
         return capitalised(f"{self.subject} {first} {word} {second}".strip())
 
-    @property
-    def same_recipe(self) -> bool:
-        return recipe(self.first.tested) == recipe(self.second.tested)
-
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report is made of; runs and pairs in the order of metrics/evaluation.json."""
+    """All that a report is made of; runs and pairs in the order of metrics/evaluation.json.
 
+    Attributes:
+        study: of each run, by seed, which test images are classified rightly, bool N; empty without plots/seeds.csv.
+        foreign: plots/seeds.csv also holds trainings of other recipes or data, which are left out.
+        suspects: columns of plots/suspects.csv.
+        parameters: by dotted names.
+    """
+
+    info: DatasetInfo
     runs: list[Run]
     pairs: list[Pair]
-    study: pd.DataFrame | None  # a row for each of two seeds or more; columns accuracy and last_accuracy, by run
-    foreign_study: bool  # plots/seeds.csv holds a study that these runs are no part of
+    study: dict[str, dict[int, np.ndarray]]
+    foreign: bool
+    suspects: pd.DataFrame
+    parameters: dict
+
+    @property
+    def held_out(self) -> str:
+        """The images on which each epoch was tested: `validation` or `test`."""
+        return "validation" if "validation_loss" in self.runs[0].history else "test"
+
+    @property
+    def best(self) -> Run:
+        return max(self.runs, key=lambda run: run.tested.accuracy)
+
+    @property
+    def chosen_on_test(self) -> bool:
+        """True where the epoch with the best test accuracy was kept."""
+        return self.held_out == "test" and self.runs[0].tested.recipe["train"]["keep"] == "best"
+
+    @property
+    def seed_accuracies(self) -> pd.DataFrame:
+        """A row for each seed, a column for each run, fractions; NaN where a seed lacks a run."""
+        means = {run: {seed: right.mean() for seed, right in seeds.items()} for run, seeds in self.study.items()}
+        return pd.DataFrame(means, dtype=float).sort_index()
 
 
-def read_results(info: DatasetInfo, test: Split, seed: int) -> Results:
-    """Read the results of the earlier stages on these test images, with this seed.
+def read_results(info: DatasetInfo, test: Split, read: Read) -> Results:
+    """Read the results of the earlier stages on these test images.
 
     Raises:
-        UserError: a file is missing, or holds something else than its stage writes for these images.
+        UserError: a file is missing, or is not the one that evaluate wrote with metrics/evaluation.json.
     """
-    evaluation = read_json(formats.EVALUATION, formats.Evaluation)
-    if not evaluation.runs:
-        raise UserError(f"{formats.EVALUATION}: no runs in it; make it again with `dvc repro`")
-    per_class = read_table(formats.PER_CLASS, formats.ClassScores)
-    calibration = read_table(formats.CALIBRATION, formats.CalibrationBin)
-    runs = {
-        name: Run(
-            name,
-            label,
-            evaluation.runs[name],
-            read_json(formats.of_run(formats.TRAIN_METRICS, name), formats.Metrics),
-            read_json(formats.of_run(formats.TIMING, name), formats.Timing),
-            read_table(formats.of_run(formats.HISTORY, name), formats.Epoch),
-            read_table(formats.of_run(formats.PREDICTIONS, name), formats.Prediction),
-            per_class[per_class.run == name].reset_index(drop=True),
-            calibration[calibration.run == name].reset_index(drop=True),
-        )
-        for name, label in labels(evaluation.runs).items()
-    }
-    for run in runs.values():
-        _check(run, info, test)
-    for name, compared in evaluation.comparisons.items():
-        if missing := [run for run in compared.runs if run not in runs]:
-            raise UserError(f"{formats.EVALUATION}: {name} compares {missing[0]}, which is not in it; run `dvc repro`")
-    pairs = [_pair(of, runs) for of in evaluation.comparisons.values()]
-    titles = [pair.title for pair in pairs]
-    pairs = [_by_label(pair) if titles.count(pair.title) > 1 else pair for pair in pairs]
-    return Results([*runs.values()], pairs, *_read_study([*runs.values()], seed))
+    evaluation = parse_json(read(files.EVALUATION), Evaluation, files.EVALUATION)
+
+    def table(path: Path) -> pd.DataFrame:
+        content = read(path)
+        if files.sha256(content) != evaluation.files.get(str(path)):
+            raise UserError(f"{path}: not the one that evaluate wrote with {files.EVALUATION}; run `dvc repro`")
+        return parse_csv(content, path)
+
+    tables, runs = [table(path) for path in (files.CURVES, files.PER_CLASS, files.CALIBRATION)], {}
+    for name, label in labels(evaluation.runs).items():
+        predictions = table(files.PREDICTIONS / f"{name}.csv")
+        if evaluation.data != info.sha256 or predictions.image.tolist() != test.names.tolist():
+            raise UserError(f"{files.EVALUATION}: of other images than those in {files.DATA}/; run `dvc repro`")
+        timing = json.loads(read(files.TIMING / f"{name}.json"))
+        history, *others = (rows[rows.run == name].reset_index(drop=True) for rows in tables)
+        runs[name] = Run(name, label, evaluation.runs[name], timing, history, predictions, *others)
+    study, foreign = read_study(runs, evaluation.data, read)
+    pairs = judged(named([*evaluation.comparisons.values()], runs), study, evaluation.parameters["study.margin"])
+    return Results(info, [*runs.values()], [*pairs], study, foreign, table(files.SUSPECTS), evaluation.parameters)
 
 
-def read_table(path: Path, kind: type[BaseModel]) -> pd.DataFrame:
-    """The rows of a CSV file, a column for each field of `kind`."""
-    rows = [row.model_dump(by_alias=True) for row in read_csv(path, kind)]
-    return pd.DataFrame(rows, columns=columns(kind))
+def recipe_digest(recipe: dict, data: str) -> str:
+    """Return the sha256 of what a run is trained with besides its seed; `data` is the digest of the data set."""
+    parts = [{name: value for name, value in recipe.items() if name != "seed"}, data]
+    return files.sha256(json.dumps(parts, sort_keys=True).encode())
 
 
-def _read_study(runs: list[Run], seed: int) -> tuple[pd.DataFrame | None, bool]:
-    """The study that these runs are part of, and whether plots/seeds.csv, which may be missing, holds another."""
-    if not formats.SEEDS.exists():
-        return None, False
-    table = read_table(formats.SEEDS, formats.SeedResult).drop_duplicates(["seed", "run"])
-    names = [run.name for run in runs]
-    study = table[table.run.isin(names)].pivot(index="seed", columns="run").dropna()
-    if table.empty or set(study.columns) != {(of, name) for of in ("accuracy", "last_accuracy") for name in names}:
-        return None, not table.empty
-    if seed not in study.index or not all(_is_result(study, seed, run) for run in runs):
-        return None, True
-    return (study if len(study) > 1 else None), False
+def read_study(runs: dict[str, Run], data: str, read: Read) -> tuple[dict[str, dict[int, np.ndarray]], bool]:
+    """Read the trainings in plots/seeds.csv that have the recipes of these runs, and whether there are others."""
+    table = parse_csv(read(files.SEEDS), files.SEEDS) if files.SEEDS.exists() else pd.DataFrame()
+    digests = {name: recipe_digest(run.tested.recipe, data) for name, run in runs.items()}
+    ours = [row for row in table.itertuples() if digests.get(row.run) == row.recipe]
+    study: dict[str, dict[int, np.ndarray]] = {name: {} for name in runs}
+    for row in ours:
+        bits = np.frombuffer(base64.b64decode(row.correct), np.uint8)
+        study[row.run][row.seed] = np.unpackbits(bits, count=row.images).astype(bool)
+    return study, len(ours) < len(table)
 
 
-def labels(runs: dict[str, formats.EvaluatedRun]) -> dict[str, str]:
-    """Model and weight decay of each run, and its name where another run has the same."""
-    found = {name: f"{architecture(run)}, decay {scientific(run.weight_decay)}" for name, run in runs.items()}
-    shared = [label for label in found.values() if list(found.values()).count(label) > 1]
-    return {name: f"{label} ({name})" if label in shared else label for name, label in found.items()}
-
-
-def architecture(run: formats.EvaluatedRun) -> str:
-    """The model without its width: ResNet-18."""
-    return run.model.partition(",")[0]
-
-
-def recipe(run: formats.EvaluatedRun) -> tuple:
-    return run.model, run.weight_decay, run.epochs, run.seed
-
-
-def _pair(compared: formats.ComparedRuns, runs: dict[str, Run]) -> Pair:
-    first, second = (runs[run] for run in compared.runs)
-    tested = first.tested, second.tested
-    differing = [
-        ("", [architecture(run) for run in tested]),
-        ("", [run.model for run in tested]),
-        ("weight decay", [scientific(run.weight_decay) for run in tested]),
-        ("", compared.runs),
+def judged(pairs: list[Pair], study: dict[str, dict[int, np.ndarray]], margin: float) -> Iterator[Pair]:
+    """Add verdicts, on the recipes where there are enough seeds, by p values that hold for all pairs together."""
+    recipes = [over_seeds(study[pair.first.name], study[pair.second.name]) for pair in pairs]
+    tests = [
+        significance.equal_on_images(pair.comparison.only_right, len(pair.first.predictions), margin) for pair in pairs
     ]
-    subject, names = next(((of, names) for of, names in differing if names[0] != names[1]), differing[-1])
-    low, high = compared.interval
-    comparison = Comparison(compared.difference, (low, high), compared.p)
-    return Pair(first, second, subject, names, comparison, compared.only_right)
+    equal, studied = significance.holm(tests), [compared for compared in recipes if compared]
+    adjusted = significance.holm([compared.p for compared in studied])
+    over = zip(adjusted, significance.holm([compared.p_equal(margin) for compared in studied]), strict=True)
+    for pair, compared, p_equal in zip(pairs, recipes, equal, strict=True):
+        test, p = compared or pair.comparison, pair.comparison.adjusted_p
+        if compared:
+            p, p_equal = next(over)
+        yield replace(pair, recipes=compared, p=p, verdict=significance.verdict_of(test.difference, p, p_equal))
 
 
-def _by_label(pair: Pair) -> Pair:
-    """The pair with names that tell it from another one of the same models."""
-    return replace(pair, subject="", names=(pair.first.label, pair.second.label))
+def over_seeds(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> significance.RecipeComparison | None:
+    """Compare two recipes by the answers with the seeds that both have, if these are enough."""
+    seeds = sorted(first.keys() & second.keys())
+    answers = (np.stack([of[seed] for seed in seeds]) for of in (first, second))
+    return significance.compare_recipes(*answers) if len(seeds) >= significance.ENOUGH_SEEDS else None
 
 
-def _check(run: Run, info: DatasetInfo, test: Split) -> None:
-    actual = np.array(info.classes, dtype=object)[test.labels]
-    good = {
-        formats.of_run(formats.HISTORY, run.name): len(run.history) == run.tested.epochs
-        and run.history.epoch.tolist() == list(range(1, len(run.history) + 1)),
-        formats.of_run(formats.PREDICTIONS, run.name): run.predictions["index"].tolist() == list(range(len(actual)))
-        and run.predictions.actual.tolist() == actual.tolist()
-        and run.predictions.predicted.isin(info.classes).all(),
-        formats.PER_CLASS: run.per_class["class"].tolist() == info.classes
-        and run.per_class.images.tolist() == np.bincount(test.labels, minlength=len(info.classes)).tolist(),
-        formats.CALIBRATION: run.calibration.images.sum() == len(actual),
-    }
-    for path, fits in good.items():
-        if not fits:
-            raise UserError(
-                f"{path}: does not fit run {run.name} in {formats.EVALUATION} and the images in data/; run `dvc repro`"
-            )
+def labels(runs: dict[str, TestedRun]) -> dict[str, str]:
+    """Return model and weight decay of each run, or its name where another run has the same."""
+    texts = {name: f"{architecture(run)}, decay {decay(run)}" for name, run in runs.items()}
+    return {name: label if [*texts.values()].count(label) == 1 else name for name, label in texts.items()}
 
 
-def _is_result(study: pd.DataFrame, seed: int, run: Run) -> bool:
-    """The study has this run's figures under this seed, as its training measured them."""
-    found = study.loc[[seed], [("accuracy", run.name), ("last_accuracy", run.name)]].to_numpy()[0]
-    return bool((np.abs(found - [run.metrics.accuracy, run.metrics.last_accuracy]) < 1e-6).all())
+def architecture(run: TestedRun) -> str:
+    """Return the model without its width: ResNet-18."""
+    return run.title.partition(",")[0]
+
+
+def decay(run: TestedRun) -> str:
+    """Return the weight decay as params.yaml has it."""
+    return scientific(run.recipe["train"]["weight_decay"])
+
+
+def named(comparisons: list[Comparison], runs: dict[str, Run]) -> list[Pair]:
+    """Name the runs of each pair for what sets them apart, or by their labels where two pairs would be named alike."""
+    pairs = []
+    for comparison in comparisons:
+        first, second = (runs[name] for name in comparison.runs)
+        kinds = ("", architecture), ("", lambda run: run.title), ("weight decay", decay)
+        candidates = [(subject, (kind(first.tested), kind(second.tested))) for subject, kind in kinds]
+        candidates.append(("", tuple(comparison.runs)))  # where they differ in epochs, for example
+        subject, names = next((subject, names) for subject, names in candidates if names[0] != names[1])
+        pairs.append(Pair(first, second, subject, names, comparison))
+    titles = [(pair.subject, pair.names) for pair in pairs]
+    return [
+        replace(pair, subject="", names=(pair.first.label, pair.second.label)) if titles.count(title) > 1 else pair
+        for pair, title in zip(pairs, titles, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Numbers, names and findings in the words of the report."""
+"""Numbers and names in the words of the report."""
 
 import re
 from collections.abc import Sequence
@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from stages.common.errors import printable
-from stages.evaluation.significance import Comparison
 
 SHORT, LONG = 24, 60  # characters of a name in a figure, and in a table
 
 
 def scientific(value: float) -> str:
-    """A small setting as params.yaml has it: 5e-4."""
+    """Write a small setting as params.yaml has it: 5e-4."""
     mantissa, exponent = f"{value:e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if 0 < value < 0.01 else f"{value:g}"
 
@@ -27,18 +26,22 @@ def percent_range(limits: Sequence[float]) -> str:
 
 
 def signed(difference: float, digits: int = 2) -> str:
-    """A difference with its sign, unless it rounds to zero."""
-    rounded = round(difference, digits)
-    return f"{rounded:{'+' if rounded else 'z'}.{digits}f}".replace("-", "−")
+    """Write a difference with its sign, unless it rounds to zero."""
+    text = f"{difference:+.{digits}f}".replace("-", "−")
+    return text if float(f"{difference:.{digits}f}") else text[1:]
 
 
 def points(difference: float) -> str:
-    """A difference of fractions in percentage points."""
+    """Write a difference of fractions in percentage points."""
     return signed(100 * difference)
 
 
 def points_range(limits: Sequence[float]) -> str:
     return " to ".join(map(points, limits))
+
+
+def p_value(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 1e-99 else "p < 1e-99"
 
 
 def duration(seconds: float) -> str:
@@ -49,7 +52,7 @@ def duration(seconds: float) -> str:
 
 
 def short(name: str, most: int = SHORT) -> str:
-    """A name from outside on one line, its middle left out where it is too long."""
+    """Put a name from outside on one line, its middle left out where it is too long."""
     name = printable(name, 10_000)
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
@@ -60,43 +63,25 @@ def capitalised(sentence: str) -> str:
 
 
 def markdown(value: object) -> Markup:
-    """A value as GitHub's Markdown shows it, whatever it holds: on one line, its punctuation as character references.
+    """Write a value so that GitHub's Markdown shows it as it is, whatever it holds, on one line.
 
-    A space of no width after an @ keeps it from calling a person of that name. What is Markup already stays as it is.
+    Punctuation becomes character references. GitHub also links words of the text that these stand for (a@b, #123, GH-1,
+    www.example.org, http://example.org) and draws :cat: as a picture: a space of no width breaks them. What is Markup
+    already stays as it is.
     """
     if isinstance(value, Markup):
         return value
     special = r"[&<>|$`*\[\]~\\#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # resnet_ablation stays readable
-    escaped = re.sub(special, lambda found: f"&#{ord(found[0])};", printable(value, 10_000))
-    return Markup(escaped.replace("@", "@&#8203;"))
-
-
-def verdict(subject: str, names: Sequence[str], comparison: Comparison, sample: str) -> str:
-    """The answer to the question of whether the first is better than the second.
-
-    Args:
-        subject: what the names are values of, such as weight decay; empty if they stand by themselves.
-        sample: what was compared, such as 10,000 test images.
-    """
-    of = f"{subject} " if subject else ""
-    if not comparison.significant:
-        words = f"{of}{names[0]} against {names[1]}: no difference that {sample} can show"
-    else:
-        better, worse = names if comparison.difference > 0 else names[::-1]
-        words = f"{of}{better} is better than {worse}"
-    return capitalised(words)
+    escaped = re.sub(special, lambda match: f"&#{ord(match[0])};", printable(value, 10_000))
+    return Markup(re.sub(r"@|&#35;|:(?=\S)|(?i:www(?=\.)|gh(?=-))", r"\g<0>&#8203;", escaped))
 
 
 def confidence(temperature: float | None) -> str:
-    """A judgement of the confidence of a model, from the temperature that would calibrate it."""
+    """Judge the confidence of a model by the temperature that would calibrate it."""
     if temperature is None:
-        return "Every image is right, so no temperature is optimal."
+        return "No temperature calibrates it."
     if 0.95 < temperature < 1.05:
         words = "well calibrated as it is"
     else:
         words = "too sure of itself" if temperature > 1 else "not sure enough of itself"
     return f"Logits divided by {temperature:.2f} would calibrate it best: it is {words}."
-
-
-def p_value(p: float) -> str:
-    return f"p = {p:.2g}" if p >= 1e-99 else "p < 1e-99"
