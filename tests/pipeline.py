@@ -145,12 +145,12 @@ class Clone:
     def json(self, name: str) -> dict:
         return json.loads(self.read(name))
 
-    def charts(self) -> dict[str, list[dict]]:
-        """The data of each chart of `dvc plots show`, by title."""
+    def charts(self) -> dict[str, dict]:
+        """The specification of each chart of `dvc plots show`, by title."""
         self.dvc("plots", "show")
         parts = self.read("dvc_plots/index.html").split("var spec = ")[1:]
         specs = [json.loads(part.partition(";\n")[0]) for part in parts]
-        return {spec["title"]["text"]: spec["data"]["values"] for spec in specs}
+        return {spec["title"]["text"]: spec for spec in specs}
 
     def outputs(self) -> set[str]:
         """The names of all files that stages have written; plots/seeds.csv is a command's."""

@@ -16,7 +16,7 @@ from tests.pipeline import ROOT
 
 
 def make(folder: Path, *targets: str, **env: str) -> subprocess.CompletedProcess:
-    own = ("MAKE", "DVC_", "GIT_")
+    own = ("MAKE", "DVC_", "GIT_", "OMP_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     command = ["make", "--no-print-directory", *targets]
     return subprocess.run(command, cwd=folder, env=kept | env, capture_output=True, text=True)
@@ -114,22 +114,50 @@ def test_a_moved_project_and_a_python_that_is_gone_get_a_new_environment(small_e
 
 def test_a_study_trains_only_the_seeds_that_are_missing(finished, tmp_path):
     clone = finished.copy(tmp_path / "clone")
-    assert "Seeds to train: 43\n" in clone.run("make", "seeds", "N=2")
+    clone.replace("params.yaml", "  seeds: 5", "  seeds: 2")
+    assert "Seeds to train: 44\n" in clone.run("make", "seeds")
     study = pd.read_csv(clone.folder / "plots/seeds.csv")
-    assert study["seed"].tolist() == [42] * 3 + [43] * 3
-    assert clone.json("metrics/evaluation.json")["runs"]["cnn"]["seed"] == 42
-    assert "2 seeds" in clone.read("report/report.md")
-    assert clone.run("python", "-m", "stages.commands.seeds", "--missing", "3") == "44\n"
+    assert study["seed"].tolist() == [43] * 3 + [44] * 3
+    assert clone.json("metrics/evaluation.json")["runs"]["cnn"]["recipe"]["seed"] == 43
+    assert "Seeds to train: none\n" in clone.run("make", "seeds")
+
+
+@pytest.fixture
+def noted(tmp_path) -> Path:
+    """A project whose dvc and python are stand-ins that note each call and its number of threads in calls.txt."""
+    tools = tmp_path / "tools/bin"
+    tools.mkdir(parents=True)
+    for name, says in (("dvc", ""), ("python", "case $* in *--missing*) echo 43,44;; esac")):
+        (tools / name).write_text(f'#!/bin/sh\necho "{name} $* threads=$OMP_NUM_THREADS" >> {tmp_path}/calls.txt\n{says}\n')
+        (tools / name).chmod(0o755)
+    folder = tmp_path / "project"
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc/config").touch()
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / ".venv").symlink_to(tools.parent)  # a link, which make leaves alone
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_all_experiments_of_a_study_have_the_same_number_of_threads(noted, jobs, threads):
+    done = make(noted, "seeds", f"JOBS={jobs}", "CORES=4")
+    assert done.returncode == 0, done.stderr
+    calls = (noted.parent / "calls.txt").read_text().splitlines()
+    assert len([call for call in calls if "dvc" in call]) == 4  # before, two seeds, after
+    assert {call.rpartition("threads=")[2] for call in calls} == {str(threads)}
+    assert "expr" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_with_the_seeds_that_it_lacks(finished, tmp_path):
     clone = finished.copy(tmp_path / "clone")
-    process = clone.start("make", "seeds", "N=4", "JOBS=2")
+    clone.replace("params.yaml", "  seeds: 5", "  seeds: 4")
+    process = clone.start("make", "seeds", "JOBS=2")
     while clone.dvc("exp", "list", "--name-only", "--all-commits") == "":
         assert process.poll() is None
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     process.communicate()
-    assert "Seeds to train: 43,44,45\n" not in clone.run("make", "seeds", "N=4", "JOBS=2")
-    assert pd.read_csv(clone.folder / "plots/seeds.csv")["seed"].unique().tolist() == [42, 43, 44, 45]
+    assert "Seeds to train: 44,45,46\n" not in clone.run("make", "seeds", "JOBS=2")
+    assert pd.read_csv(clone.folder / "plots/seeds.csv")["seed"].unique().tolist() == [43, 44, 45, 46]
