@@ -43,7 +43,7 @@ def main(args: Namespace) -> None:
         data=info.sha256,
         parameters=flat(params.model_dump()),
         runs=summaries,
-        comparisons=compare({name: (results[a], results[b]) for name, (a, b) in params.compare.items()}),
+        comparisons=compare(results, params.compare),
         files={str(path): sha256(content) for path, content in tables.items()},
     )
     inputs.check()

@@ -105,6 +105,8 @@ def prepare() -> Callable[..., None]:
             sha256="ab" * 32,
             classes=["cat", "dog"],
             image_size=size,
+            test_share=None,
+            validation=0,
             counts=Counts(train=train, test=test, validation=0),
             mean=[0.5, 0.5, 0.5],
             std=[0.29, 0.29, 0.29],

@@ -37,9 +37,16 @@ class DatasetInfo(Record):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of what was read
     classes: Annotated[list[Text], Field(min_length=2)]
     image_size: Annotated[int, Field(ge=8, le=512)]  # pixels
+    test_share: float | None = None  # of each class that was drawn as test images; None where they came with a split
+    validation: float = 0  # share of each class of the training images that was set aside
     counts: Counts  # images
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]  # of the training images, pixels in [0, 1]
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+    def made_with(self) -> dict[str, str | int | float]:
+        """Return the parameters on which the images depend, by their dotted names; not where they lay."""
+        values = {name: getattr(self, name) for name in ("source", "image_size", "test_share", "validation")}
+        return {f"data.{name}": value for name, value in values.items() if value is not None}
 
     def fits(self, other: "DatasetInfo") -> bool:
         """Tell whether a model trained on one data set can be tested on the other."""
@@ -84,7 +91,7 @@ def read_split(name: str, info: DatasetInfo, read: Read = Path.read_bytes) -> Sp
     try:
         with np.load(io.BytesIO(_content(path, read)), allow_pickle=False) as arrays:
             split = Split(*(arrays[field] for field in Split._fields))  # zipfile verifies their checksums
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({printable(error)}); make it with `dvc repro -f download`") from error
     found = [(array.dtype.kind, array.itemsize if array.dtype.kind != "U" else 0, array.shape) for array in split]
     if found != [("u", 1, (count, size, size, 3)), ("i", 8, (count,)), ("U", 0, (count,))]:

@@ -67,7 +67,8 @@ def read(path: Path, image_size: int, test_share: float) -> Source:
             for note in notes:
                 print(f"note: {printable(path)}: {note}", flush=True)
             classes = _classes(places.values())
-            if not next(iter(places.values())).split:
+            divided = not next(iter(places.values())).split
+            if divided:
                 places = _divided(places, test_share)
             source = _decoded(openers, places, classes, image_size)
     except UserError as error:
@@ -80,7 +81,7 @@ def read(path: Path, image_size: int, test_share: float) -> Source:
             f"{where}: no whole .tar, .tar.gz, .tar.xz or .zip ({reason}); unpack or export it to {LAYOUT}"
         ) from error
     name = re.sub(r"\.(zip|tar|tar\.\w+|t[gx]z|tbz2?)$", "", os.path.basename(os.path.abspath(path)), flags=re.I)
-    return source._replace(name=printable(name or "images"))
+    return source._replace(name=printable(name or "images"), test_share=test_share if divided else None)
 
 
 @contextmanager
@@ -117,9 +118,8 @@ def _places(openers: Openers) -> tuple[dict[Parts, Place], list[str]]:
         UserError: a split is missing, or something in one is out of place.
     """
     odd = {parts: next((i for i, part in enumerate(parts, 1) if RUBBISH.fullmatch(part)), 0) for parts in openers}
-    aside = {
-        "/".join(parts[:i]) for parts, i in odd.items() if 0 < i < len(parts)
-    }  # folders: files are not worth a note
+    # Of what is passed over, a folder is worth a note where it holds more than such files
+    aside = {"/".join(parts[:i]) for parts, i in odd.items() if i and not RUBBISH.fullmatch(parts[-1])}
     kept = [parts for parts in openers if parts and not odd[parts]]
     tops = {parts[0] for parts in kept if len(parts) > 1}
     enclosed = (

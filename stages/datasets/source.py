@@ -23,6 +23,7 @@ class Source(NamedTuple):
     classes: list[str]
     train: Split
     test: Split
+    test_share: float | None = None  # of each class that was drawn as test images
 
 
 def describe(source: Source, data: Data) -> tuple[DatasetInfo, dict[str, Split]]:
@@ -47,6 +48,8 @@ def describe(source: Source, data: Data) -> tuple[DatasetInfo, dict[str, Split]]
         sha256=source.sha256,
         classes=source.classes,
         image_size=data.image_size,
+        test_share=source.test_share,
+        validation=data.validation,
         counts=Counts(**{"validation": 0} | {name: len(split.labels) for name, split in splits.items()}),
         mean=mean,
         std=std,
