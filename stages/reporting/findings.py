@@ -28,16 +28,17 @@ def caveats(results: Results) -> list[str]:
             f"few images: {train:,} to train on and {counts.test:,} to test with (CIFAR-10: {FULL_TRAIN:,} and "
             f"{FULL_TEST:,}), so an accuracy is known to ±{100 * half:.1f} points"
         ]
+    short, small = [], []
     for run in results.runs:
         recipe, title, epochs = run.tested.recipe, run.tested.title, len(run.history)
         full, settings = FULL_EPOCHS.get(recipe["model"], 0), recipe["settings"]
         if epochs < full:
-            said.append(f"short training: {architecture(run.tested)} {epochs} of {full} epochs")
-        if recipe["model"] == "resnet" and (
-            settings["base_channels"] < FULL_CHANNELS or sum(settings["blocks"]) < FULL_BLOCKS
-        ):
-            said.append(f"a smaller ResNet: {title} in place of ResNet-18")
-    return list(dict.fromkeys(said))  # each once
+            short.append(f"{architecture(run.tested)} {epochs} of {full} epochs")
+        resnet = recipe["model"] == "resnet"
+        if resnet and (settings["base_channels"] < FULL_CHANNELS or sum(settings["blocks"]) < FULL_BLOCKS):
+            small.append(f"{title} in place of ResNet-18")
+    lacking = {"short training": dict.fromkeys(short), "smaller ResNets": dict.fromkeys(small)}
+    return said + [f"{what}: {', '.join(each)}" for what, each in lacking.items() if each]
 
 
 def answer(pair: Pair, margin: float, questions: int) -> dict:
@@ -123,9 +124,7 @@ def next_step(results: Results) -> str:
         if not pair.recipes and high - low < 20 * margin:
             return f"Next: `make seeds`, for {results.parameters['study.seeds']} seeds of each recipe."
         if not pair.recipes or pair.recipes.shares["images"] > 0.5:
-            return (
-                f"Next: more test images: with these, {100 * (high - low):.1f} points are open, most of it by chance."
-            )
+            return f"Next: more test images; with these, {100 * (high - low):.1f} points stay open."
         count = seeds_needed(pair.recipes, margin)[0]
         if count < MOST_SEEDS:
             return f"Next: more seeds; about {count:,} would show a difference of {100 * margin:g} points."

@@ -114,23 +114,24 @@ def read_results(info: DatasetInfo, test: Split, read: Read) -> Results:
         timing = json.loads(read(files.TIMING / f"{name}.json"))
         history, *others = (rows[rows.run == name].reset_index(drop=True) for rows in tables)
         runs[name] = Run(name, label, evaluation.runs[name], timing, history, predictions, *others)
-    study, foreign = read_study(runs, evaluation.data, read)
+    study, foreign = read_study(evaluation, read)
     pairs = judged(named([*evaluation.comparisons.values()], runs), study, evaluation.parameters["study.margin"])
     return Results(info, [*runs.values()], [*pairs], study, foreign, table(files.SUSPECTS), evaluation.parameters)
 
 
-def recipe_digest(recipe: dict, data: str) -> str:
-    """Return the sha256 of what a run is trained with besides its seed; `data` is the digest of the data set."""
-    parts = [{name: value for name, value in recipe.items() if name != "seed"}, data]
+def recipe_digest(evaluation: Evaluation, run: str) -> str:
+    """Return the sha256 of all that a run was trained with but its seed: its recipe and the images."""
+    images = {k: v for k, v in evaluation.parameters.items() if k.startswith("data.") and k != "data.path"}
+    parts = [{**evaluation.runs[run].recipe, "seed": None}, images, evaluation.data]
     return files.sha256(json.dumps(parts, sort_keys=True).encode())
 
 
-def read_study(runs: dict[str, Run], data: str, read: Read) -> tuple[dict[str, dict[int, np.ndarray]], bool]:
+def read_study(evaluation: Evaluation, read: Read) -> tuple[dict[str, dict[int, np.ndarray]], bool]:
     """Read the trainings in plots/seeds.csv that have the recipes of these runs, and whether there are others."""
     table = parse_csv(read(files.SEEDS), files.SEEDS) if files.SEEDS.exists() else pd.DataFrame()
-    digests = {name: recipe_digest(run.tested.recipe, data) for name, run in runs.items()}
+    digests = {run: recipe_digest(evaluation, run) for run in evaluation.runs}
     ours = [row for row in table.itertuples() if digests.get(row.run) == row.recipe]
-    study: dict[str, dict[int, np.ndarray]] = {name: {} for name in runs}
+    study: dict[str, dict[int, np.ndarray]] = {run: {} for run in digests}
     for row in ours:
         bits = np.frombuffer(base64.b64decode(row.correct), np.uint8)
         study[row.run][row.seed] = np.unpackbits(bits, count=row.images).astype(bool)

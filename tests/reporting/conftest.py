@@ -23,7 +23,14 @@ LABELS = (0,) * 10 + (1,) * 10
 RUNS: dict[str, dict[str, Any]] = {
     "cnn": {"model": "cnn", "wrong": [0, 11, 3, 4], "decay": 5e-4, "epochs": 6, "gap": 0.02, "seconds": 59.94},
     "resnet": {"model": "resnet", "wrong": [7, 0], "decay": 5e-4, "epochs": 12, "gap": 0.0456, "seconds": 3720.0},
-    "resnet_ablation": {"model": "resnet", "wrong": [7, 0, 12], "decay": 1e-4, "epochs": 11, "gap": 0.07, "seconds": 75.0},
+    "resnet_ablation": {
+        "model": "resnet",
+        "wrong": [7, 0, 12],
+        "decay": 1e-4,
+        "epochs": 11,
+        "gap": 0.07,
+        "seconds": 75.0,
+    },
 }
 COMPARE = {"model": ["resnet", "cnn"], "weight_decay": ["resnet", "resnet_ablation"]}
 SETTINGS: dict[str, dict[str, Any]] = {"cnn": {}, "resnet": {"base_channels": 64, "blocks": [2, 2, 2, 2]}}
@@ -87,11 +94,12 @@ def write_experiment(
     split = Split(images, np.array(labels, dtype=np.int64), names)
     counts = Counts(train=train, test=number, validation=200 if held_out == "validation" else 0)
     info = DatasetInfo(name="<toys>", source="images", sha256="ab12" * 16, classes=classes, image_size=size,
-                       counts=counts, mean=[0.5] * 3, std=[0.2] * 3)  # fmt: skip
+                       test_share=0.2, validation=0.0, counts=counts, mean=[0.5] * 3, std=[0.2] * 3)  # fmt: skip
     write_dataset(info, {"test": split})
     results = {name: tested(name, run, n, split, classes) for n, (name, run) in enumerate(runs.items())}
     histories = {
-        name: history(run, n, float(results[name].correct.mean()), held_out) for n, (name, run) in enumerate(runs.items())
+        name: history(run, n, float(results[name].correct.mean()), held_out)
+        for n, (name, run) in enumerate(runs.items())
     }
     tables = {
         files.CURVES: pd.concat([of.assign(run=name)[["run", *of]] for name, of in histories.items()]),
@@ -110,7 +118,14 @@ def write_experiment(
         timing |= {"instruction_set": "AVX2", "threads": 2 + n, "precision": ["fp32", "bf16", "tf32"][n % 3]}
         timing |= {"compiled": bool(n % 2), "torch": f"2.9{n}", "python": f"3.9{n}"}
         files.write_json(files.TIMING / f"{name}.json", timing)
-    settings = {"seed": 42, "data.path": None, "study.seeds": 5, "study.margin": 0.003, "resnet.blocks": [2, 2, 2, 2]}
+    settings = {
+        "seed": 42,
+        "data.path": None,
+        "data.image_size": size,
+        "study.seeds": 5,
+        "study.margin": 0.003,
+        "resnet.blocks": [2, 2, 2, 2],
+    }
     settings |= {name.replace("__", "."): value for name, value in parameters.items()}
     evaluation = Evaluation(
         data=info.sha256,
@@ -122,8 +137,9 @@ def write_experiment(
     files.write_json(files.EVALUATION, evaluation)
 
 
-def write_seeds(answers: dict[tuple[int, str], np.ndarray], runs: dict[str, dict[str, Any]] = RUNS) -> None:
-    """Write plots/seeds.csv: by seed and run, which test images are right."""
+def write_seeds(answers: dict[tuple[int, str], np.ndarray]) -> None:
+    """Write plots/seeds.csv of the experiment that is there: by seed and run, which test images are right."""
+    evaluation = files.parse_json(files.EVALUATION.read_bytes(), Evaluation, files.EVALUATION)
     rows = [
         {
             "seed": seed,
@@ -131,7 +147,7 @@ def write_seeds(answers: dict[tuple[int, str], np.ndarray], runs: dict[str, dict
             "accuracy": right.mean(),
             "correct": base64.b64encode(np.packbits(right).tobytes()).decode(),
             "images": len(right),
-            "recipe": recipe_digest(recipe(run, runs[run]), "ab12" * 16),
+            "recipe": recipe_digest(evaluation, run),
         }
         for (seed, run), right in answers.items()
     ]
