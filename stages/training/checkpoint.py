@@ -117,10 +117,6 @@ class Checkpoint:
             self.failed = True
         self.due = time.monotonic() + SHARE * (time.monotonic() - began)
 
-    def discard(self) -> None:
-        """Delete the file."""
-        self.path.unlink(missing_ok=True)
-
 
 def is_stored(model_file: bytes) -> bool:
     """Return whether DVC has this model: dvc.lock, which it writes last, has its md5."""
@@ -145,7 +141,7 @@ def from_bytes(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         size = int.from_bytes(content[:8], "little")
         card = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["card"])
         digest = card.pop("sha256")
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no safetensors file of this pipeline: {error}") from error
     if digest != _digest(card, tensors):
         raise ValueError("damaged: its content does not have the digest that it states")

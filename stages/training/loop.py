@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.common.dataset import Dataset, Split, held_out_name
-from stages.common.errors import UserError
+from stages.common.errors import UserError, printable
 from stages.training.augmentation import Normalise, TrainingImages, batches, draw_epoch
 from stages.training.checkpoint import State, best_epoch
 from stages.training.device import Device
@@ -86,15 +86,20 @@ def train(
 
 def seed_dropout(seed: int, epoch: int, rank: int) -> None:
     """Seed torch's generators, from which dropout draws, so that an epoch does not depend on those before it."""
-    (number,) = np.random.SeedSequence([seed % 2**64, epoch, rank]).generate_state(1, np.uint64)
+    (number,) = np.random.SeedSequence(seed % 2**64, spawn_key=(epoch, rank)).generate_state(1, np.uint64)
     torch.manual_seed(int(number))
 
 
 def check_outputs(model: nn.Module, dataset: Dataset, normalise: Normalise) -> None:
-    """Raise a UserError unless the model has one output for each class; its running statistics stay as they are."""
-    classes, image = len(dataset.info.classes), torch.from_numpy(dataset.train.images[:1])
-    with torch.no_grad():
-        logits = model.eval()(normalise(image.to(normalise.mean.device)))
+    """Raise a UserError unless the model makes one output for each class of an image; its statistics stay as they are."""
+    classes, size = len(dataset.info.classes), dataset.info.image_size
+    image = torch.from_numpy(dataset.train.images[:1]).to(normalise.mean.device)
+    try:
+        with torch.no_grad():
+            logits = model.eval()(normalise(image))
+    except (RuntimeError, ValueError, AssertionError) as error:  # as networks for large images do on small ones
+        reason = f"fails on an image of {size}×{size} pixels ({printable(error)})"
+        raise UserError(f"the model {reason}; choose another model or data.image_size") from error
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"the model's output for one image is {found}; it must be a tensor of shape (1, {classes})")

@@ -28,6 +28,8 @@ class Recipe(Record):
     @classmethod
     def settings_are_of_the_model(cls, settings: Any, info: ValidationInfo) -> Section:
         values = settings.model_dump() if isinstance(settings, Section) else settings
+        if "model" not in info.data:
+            raise ValueError("no model to read them for")
         return model_file(info.data["model"]).Settings.model_validate(values)
 
     @model_validator(mode="after")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stages.common.dataset import DatasetInfo
@@ -111,9 +111,8 @@ def parse_model(content: bytes, path: Path) -> Classifier:
     try:
         card_values, weights = checkpoint.from_bytes(content)
         card = Card.model_validate(card_values)
-        with torch.device("meta"):  # no memory for weights that are replaced at once
-            network = build_model(card.recipe, len(card.data.classes))
-        network.load_state_dict(weights, assign=True)
+        network = build_model(card.recipe, len(card.data.classes))
+        network.load_state_dict(weights)
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise ValueError("some of its weights are not finite")
     except (ValueError, RuntimeError, ImportError) as error:  # RuntimeError: weights of other names or shapes

@@ -3,80 +3,139 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import functional as reference
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chi2_contingency, chisquare
+from torchvision.transforms.v2 import functional as vision
 
-from stages.common.dataset import Split
-from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
+from stages.training.augmentation import Draws, Normalise, TrainingImages, batches, draw_epoch
+from tests.training.toys import CPU, MEAN, STD, augmented, dataset
 
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
-CPU = torch.device("cpu")
-
-
-def random_split(count: int, size: int) -> Split:
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return Split(images, random.integers(0, 10, count))
+SEEDS = st.integers(-(2**63), 2**63 - 1)
+PADDING, EPOCHS, IMAGES, SIZE = 2, 120, 300, 8
+ALL = augmented(PADDING, flip=True, cutout=3)
 
 
-def torchvision_batch(split: Split, draws: torch.Tensor, padding: int) -> torch.Tensor:
-    """The batch as torchvision makes it, one image after the other."""
-    size, batch = split.images.shape[1], []
-    for index, top, left, flipped in draws.tolist():
-        image = torch.from_numpy(split.images[index]).permute(2, 0, 1)
-        image = reference.crop(reference.pad(image, [padding]), top, left, size, size)
-        image = reference.horizontal_flip(image) if flipped else image
-        batch.append(reference.normalize(reference.to_dtype(image, torch.float32, scale=True), MEAN, STD))
-    return torch.stack(batch)
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, np.ndarray]:
+    """The draws of many epochs, each field EPOCHS×IMAGES, one column an image; `place` is its place in the order."""
+    epochs = [draw_epoch(42, epoch, IMAGES, SIZE, ALL) for epoch in range(1, EPOCHS + 1)]
+    by_image = [np.argsort(draws.index.numpy()) for draws in epochs]
+    fields = {
+        name: np.stack([getattr(draws, name).numpy()[order] for draws, order in zip(epochs, by_image, strict=True)])
+        for name in Draws._fields
+    }
+    return fields | {"place": np.stack(by_image)}
 
 
+@given(SEEDS, st.integers(1, 10_000), st.integers(1, 60), st.integers(0, 3), st.booleans(), st.integers(0, 2))
+def test_an_epoch_takes_each_image_once_and_every_draw_is_in_its_range(seed, epoch, count, padding, flip, cutout):
+    draws = draw_epoch(seed, epoch, count, SIZE, augmented(padding, flip, cutout))
+    assert sorted(draws.index.tolist()) == list(range(count))
+    highest = {"top": 2 * padding, "left": 2 * padding, "flip": flip}
+    for name, most in (highest | dict.fromkeys(("hole_y", "hole_x"), SIZE - 1 if cutout else 0)).items():
+        field = getattr(draws, name)
+        assert (field.dtype, field.shape) == (torch.int64, (count,))
+        assert 0 <= field.min() <= field.max() <= most
+
+
+def test_all_pairs_of_top_and_left_are_about_equally_frequent_and_so_are_all_centres_of_holes(drawn):
+    corners = np.bincount((drawn["top"] * (2 * PADDING + 1) + drawn["left"]).ravel(), minlength=25)
+    holes = np.bincount((drawn["hole_y"] * SIZE + drawn["hole_x"]).ravel(), minlength=SIZE**2)
+    assert (len(corners), len(holes)) == ((2 * PADDING + 1) ** 2, SIZE**2)
+    assert chisquare(corners).pvalue > 1e-4
+    assert chisquare(holes).pvalue > 1e-4
+
+
+def test_each_image_is_mirrored_in_about_half_of_the_epochs_and_half_of_them_in_each_epoch(drawn):
+    for axis, count in ((0, EPOCHS), (1, IMAGES)):
+        assert np.abs(drawn["flip"].mean(axis) - 0.5).max() < 5 * 0.5 / count**0.5
+
+
+def test_no_draw_tells_anything_about_another_the_image_its_place_the_epoch_or_the_epoch_before(drawn):
+    """Contingency tables of all pairs, also of the same image in two epochs in turn."""
+    columns = {name: drawn[name] for name in ("top", "left", "flip", "hole_y", "hole_x")}
+    columns |= {f"{name} before": np.roll(drawn[name], 1, axis=0) for name in ("top", "left", "flip", "hole_y")}
+    columns |= {"place": drawn["place"] % 4, "place before": np.roll(drawn["place"], 1, axis=0) % 4}
+    columns["image"], columns["epoch"] = np.indices((EPOCHS, IMAGES))[::-1] % 4
+    columns["top + left"] = (drawn["top"] + drawn["left"]) % 2
+    for one, other in itertools.combinations(columns, 2):
+        if {one, other} not in ({"image", "epoch"}, {"top", "top + left"}, {"left", "top + left"}):
+            table = np.zeros((SIZE, SIZE))
+            np.add.at(table, (columns[one].ravel(), columns[other].ravel()), 1)
+            table = table[table.any(1)][:, table.any(0)]
+            assert chi2_contingency(table).pvalue > 1e-5, f"{one} and {other}"
+
+
+def test_without_padding_flip_and_cutout_only_the_order_is_random():
+    draws = draw_epoch(42, 1, 100, SIZE, augmented(0, flip=False, cutout=0))
+    assert torch.stack(draws[1:]).count_nonzero() == 0
+    assert draws.index.tolist() != list(range(100))
+
+
+@pytest.mark.parametrize("seed", [42, -1, 2**63 - 1])
+def test_an_epochs_draws_follow_from_the_arguments_alone(seed):
+    first = draw_epoch(seed, 3, 50, SIZE, ALL)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    assert torch.stack(draw_epoch(seed, 3, 50, SIZE, ALL)).equal(torch.stack(first))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+def test_other_seeds_and_epochs_have_other_draws():
+    pairs = [(1, 1), (1, 2), (2, 1), (-1, 1), (2**32 + 1, 1), (2**63 - 1, 1), (-(2**63), 1)]
+    drawn = [draw_epoch(seed, epoch, 50, SIZE, ALL) for seed, epoch in pairs]
+    for field in Draws._fields:
+        assert len({tuple(getattr(draws, field).tolist()) for draws in drawn}) == len(pairs), field
+
+
+@pytest.mark.parametrize("less", [{"flip": False}, {"cutout": 0}])
+def test_what_is_turned_off_leaves_the_other_draws_as_they_were(less):
+    with_all, without = (draw_epoch(7, 1, 50, SIZE, augmented(**{"flip": True, "cutout": 3} | off)) for off in ({}, less))
+    changed = {name for name in Draws._fields if not torch.equal(getattr(with_all, name), getattr(without, name))}
+    assert changed == ({"flip"} if "flip" in less else {"hole_y", "hole_x"})
+
+
+def cut_out(image: torch.Tensor, centre_y: int, centre_x: int, side: int) -> torch.Tensor:
+    """Zero the pixels of a square, one after the other; that of an even side reaches a pixel further up and left."""
+    half = 0.5 * (side % 2 == 0)
+    for y, x in itertools.product(range(SIZE), range(SIZE)):
+        if abs(y + half - centre_y) < side / 2 and abs(x + half - centre_x) < side / 2:
+            image[:, y, x] = 0
+    return image
+
+
+@pytest.mark.parametrize("cutout", [0, 1, 2, 5, SIZE])
 @pytest.mark.parametrize("padding", [0, 1, 4])
-def test_a_batch_is_what_torchvision_pads_crops_flips_and_normalises(padding):
-    split = random_split(5, size=8)
-    corners = itertools.product([0, padding, 2 * padding], [0, padding, 2 * padding], [0, 1])
-    draws = torch.tensor([[index % 5, *corner] for index, corner in enumerate(corners)])
-    x, labels = TrainingImages(split, padding, Normalise(MEAN, STD, CPU), CPU).batch(draws)
-    torch.testing.assert_close(x, torchvision_batch(split, draws, padding), rtol=0, atol=1e-6)
-    assert labels.tolist() == [split.labels[index] for index in draws[:, 0]]
-
-
-def test_a_batch_is_in_channels_last_layout():
-    x, _ = TrainingImages(random_split(4, size=8), 4, Normalise(MEAN, STD, CPU), CPU).batch(
-        draw_epoch(0, 1, 4, crop_padding=4, flip=True)
-    )
-    assert x.shape == (4, 3, 8, 8)
+def test_a_batch_is_what_torchvision_pads_crops_flips_and_normalises_and_a_loop_cuts_out(padding, cutout):
+    split = dataset(train=5).train
+    offsets = {0, padding, 2 * padding}
+    rows = list(itertools.product(offsets, offsets, [0, 1], [0, 3, SIZE - 1], [0, 4, SIZE - 1]))
+    draws = Draws(*torch.tensor([[number % 5, *row] for number, row in enumerate(rows)]).unbind(1))
+    expected = []
+    for index, top, left, flip, y, x in torch.stack(draws, 1).tolist():
+        image = torch.from_numpy(split.images[index]).permute(2, 0, 1)
+        image = vision.crop(vision.pad(image, [padding]), top, left, SIZE, SIZE)
+        image = vision.horizontal_flip(image) if flip else image
+        expected.append(cut_out(vision.normalize(vision.to_dtype(image, torch.float32, scale=True), MEAN, STD), y, x, cutout))
+    images = TrainingImages(split, augmented(padding, cutout=cutout), Normalise(MEAN, STD, CPU.torch), CPU.torch)
+    x, labels = images.batch(draws)
+    assert (len(images), x.dtype) == (5, torch.float32)
+    torch.testing.assert_close(x, torch.stack(expected), rtol=0, atol=1e-6)
+    assert labels.tolist() == [split.labels[index] for index in draws.index]
     assert x.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_an_epoch_takes_every_image_once_with_crops_over_the_whole_range_and_half_of_them_flipped():
-    draws = draw_epoch(seed=42, epoch=1, count=10_000, crop_padding=4, flip=True)
-    assert sorted(draws[:, 0].tolist()) == list(range(10_000))
-    for column in (1, 2):
-        counts = torch.bincount(draws[:, column], minlength=9)
-        assert len(counts) == 9  # offsets 0 to 8
-        assert counts.min() > 1111 - 5 * 32  # expected 1,111, standard deviation 31.4
-        assert counts.max() < 1111 + 5 * 32
-    assert set(draws[:, 3].tolist()) == {0, 1}
-    assert abs(draws[:, 3].sum() - 5000) < 5 * 50
-
-
-def test_without_flip_or_padding_only_the_order_is_random():
-    draws = draw_epoch(seed=42, epoch=1, count=100, crop_padding=0, flip=False)
-    assert draws[:, 1:].count_nonzero() == 0
-    assert draws[:, 0].tolist() != list(range(100))
-
-
-@pytest.mark.parametrize("seed", [42, -1, 2**70])
-def test_an_epochs_draws_follow_from_seed_and_epoch_alone(seed):
-    first = draw_epoch(seed, 3, 50, 4, True)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    assert torch.equal(draw_epoch(seed, 3, 50, 4, True), first)
-    assert torch.equal(torch.get_rng_state(), state[0])
-    assert np.array_equal(np.random.get_state()[1], state[1])
-    assert not torch.equal(draw_epoch(seed, 4, 50, 4, True), first)
-    assert not torch.equal(draw_epoch(seed + 1, 3, 50, 4, True), first)
-
-
-def test_flipping_does_not_change_order_and_crops():
-    assert torch.equal(draw_epoch(7, 1, 50, 4, True)[:, :3], draw_epoch(7, 1, 50, 4, False)[:, :3])
+@given(st.integers(1, 200), st.integers(2, 40), st.integers(1, 5))
+def test_batches_are_all_draws_in_order_and_none_leaves_a_process_a_single_image(count, batch_size, world_size):
+    draws = torch.arange(6 * count).view(count, 6)
+    parts = batches(draws, batch_size, world_size)
+    assert torch.cat(parts).equal(draws)
+    assert all(len(part) == batch_size for part in parts[:-1])
+    last = len(parts[-1])
+    assert last >= min(count, 2 * world_size, batch_size)
+    assert last < batch_size + 2 * world_size
+    if count % batch_size >= 2 * world_size:  # large enough for a step of its own
+        assert last == count % batch_size

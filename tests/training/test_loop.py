@@ -1,240 +1,377 @@
 import copy
+import itertools
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import lr_scheduler
 from torchvision.transforms.v2 import functional as vision
 
+from stages.common.dataset import Dataset
 from stages.common.errors import UserError
+from stages.train import timing
 from stages.training import loop
 from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
-from stages.training.device import choose_backend
+from stages.training.checkpoint import State, from_bytes, to_bytes
+from stages.training.device import Device, choose_device
 from stages.training.distributed import Processes
-from stages.training.loop import batches, learning_rates, predict, train
-from stages.training.state import Observer, State
+from stages.training.loop import predict, seed_dropout, train
+from stages.training.recipe import Recipe
 from stages.training.step import Step
-from tests.training.toys import CPU, MEAN, STD, dataset, model, recipe
+from tests.training.toys import CPU, MEAN, STD, Dropping, augmented, dataset, fresh, recipe, same, states
 
 DATA = dataset()
+
+
+def device_of(name: str) -> Device:
+    precision, _, compiled = name.partition(" ")
+    return CPU if name == "cpu" else choose_device(recipe(precision=precision, compile=bool(compiled)).train, 0)
 
 
 @pytest.fixture(
     params=["cpu", *(pytest.param(name, marks=pytest.mark.cuda) for name in ("fp32", "bf16", "bf16 compiled"))]
 )
-def backend(request):
+def device(request) -> Device:
     """The CPU, and where there is a GPU, it in every way that it is used."""
-    precision, _, compiled = request.param.partition(" ")
-    return CPU if precision == "cpu" else choose_backend(recipe(precision=precision, compile=bool(compiled)).train, 0)
+    return device_of(request.param)
 
 
-class Remember(Observer):
-    def __init__(self, of=copy.deepcopy):
-        self.of, self.states, self.batches = of, [], []
-
-    def on_batch(self, images: int) -> None:
-        self.batches.append(images)
-
-    def on_epoch(self, state: State) -> None:
-        self.states.append(self.of(state))
-
-
-class Bias(torch.nn.Module):
-    """Gives every image the same logits, so that training it can be worked out by hand."""
+class Exact(nn.Module):
+    """A small network in float64, in which twenty steps add up no rounding."""
 
     def __init__(self):
         super().__init__()
-        self.bias = torch.nn.Parameter(torch.zeros(10))
+        torch.manual_seed(3)
+        layers = nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)
+        self.layers = nn.Sequential(*layers).double()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bias.expand(len(x), 10)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.double())
 
 
-@pytest.mark.parametrize("epochs", [2, 3, 10, 50, 100])
-@pytest.mark.parametrize("schedule", ["cosine", "step"])
-def test_learning_rates_are_those_of_torchs_schedulers(schedule, epochs):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
-    if schedule == "cosine":
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
-    else:
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs // 2, 3 * epochs // 4], gamma=0.1)
-    expected = []
-    for _ in range(epochs):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
+def plain_training(network: nn.Module, data: Dataset, keep: str, seed: int, cutout: int, **options) -> tuple[list, dict]:
+    """The history and the weights kept of a training of four epochs by torch's own parts; of ours, the draws alone."""
+    criterion, history, kept = nn.CrossEntropyLoss(label_smoothing=options["label_smoothing"]), [], {}
+    optimizer = torch.optim.SGD(
+        network.parameters(), 0.05, 0.8, weight_decay=1e-2, nesterov=options["nesterov"], foreach=False
+    )
+    if options["schedule"] == "cosine":
+        scheduler = lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+    else:  # an epoch of warming up, then times 0.1 at half and three quarters of the three that are left
+        rise, fall = lr_scheduler.LinearLR(optimizer, 0.5, 1.0, 1), lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.1)
+        scheduler = lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[1])
+
+    def prepared(image: Tensor) -> Tensor:  # uint8 H×W×3
+        return vision.normalize(vision.to_dtype(image.permute(2, 0, 1), torch.float32, scale=True), MEAN, STD)
+
+    for epoch in range(1, 5):
+        draws, loss_sum, right = draw_epoch(seed, epoch, 70, 8, augmented(2, True, cutout)), 0.0, 0
+        network.train()
+        for order in torch.arange(70).split(16):
+            batch, labels = [], torch.from_numpy(data.train.labels)[draws.index[order]]
+            for i in order.tolist():
+                image = torch.from_numpy(data.train.images[draws.index[i]]).permute(2, 0, 1)
+                image = vision.crop(vision.pad(image, [2]), int(draws.top[i]), int(draws.left[i]), 8, 8)
+                image = prepared((vision.hflip(image) if draws.flip[i] else image).permute(1, 2, 0))
+                if cutout:  # 3: a pixel to each side of the centre
+                    top, left = (max(0, int(centre[i]) - 1) for centre in (draws.hole_y, draws.hole_x))
+                    image[:, top : int(draws.hole_y[i]) + 2, left : int(draws.hole_x[i]) + 2] = 0
+                batch.append(image)
+            optimizer.zero_grad()
+            outputs = network(torch.stack(batch))
+            loss = criterion(outputs, labels)
+            loss.backward()
+            optimizer.step()
+            loss_sum, right = loss_sum + loss.item() * len(order), right + (outputs.argmax(1) == labels).sum().item()
+        rate = optimizer.param_groups[0]["lr"]
         scheduler.step()
-    of = recipe(schedule=schedule, epochs=epochs, learning_rate=0.3)
-    assert learning_rates(of) == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "step"])
-def test_a_single_epoch_trains_at_the_full_rate(schedule):
-    assert learning_rates(recipe(schedule=schedule, epochs=1)) == [0.02]
+        network.eval()
+        with torch.no_grad():
+            outputs = network(torch.stack([prepared(torch.from_numpy(image)) for image in data.held_out.images]))
+        labels = torch.from_numpy(data.held_out.labels)
+        accuracy = (outputs.argmax(1) == labels).double().mean().item()
+        test = [nn.CrossEntropyLoss()(outputs, labels).item(), accuracy]
+        history.append([epoch, loss_sum / 70, right / 70, *test, right / 70 - accuracy, rate])
+        if keep == "last" or all(accuracy > row[4] for row in history[:-1]):
+            kept = copy.deepcopy(network.state_dict())
+    return history, kept
 
 
 @pytest.mark.parametrize(
-    ("schedule", "rates"), [("cosine", [2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5]), ("step", [2, 2, 0.2, 0.02])]
+    ("keep", "cutout", "options"),
+    [
+        ("best", 0, {"schedule": "cosine", "warmup_epochs": 0, "nesterov": False, "label_smoothing": 0.0}),
+        ("last", 3, {"schedule": "step", "warmup_epochs": 1, "nesterov": True, "label_smoothing": 0.2}),
+    ],
 )
-def test_the_rate_really_applied_is_the_epochs(backend, schedule, rates):
-    of = recipe(epochs=4, batch_size=310, learning_rate=2.0, schedule=schedule)
-    seen = Remember(lambda state: state.tensors["model.bias"].tolist())
-    train(Bias(), DATA, of, backend, observer=seen)
-    bias, momentum = np.zeros(10), np.zeros(10)
-    for rate, state in zip(rates, seen.states, strict=True):
-        gradient = np.exp(bias) / np.exp(bias).sum() - np.bincount(DATA.train.labels, minlength=10) / 310
-        momentum = 0.9 * momentum + gradient + 5e-4 * bias
-        bias = bias - rate * momentum
-        assert state == pytest.approx(bias, abs=1e-5)
+@pytest.mark.parametrize("validation", [False, True])
+def test_twenty_steps_are_those_of_a_plain_loop(keep, cutout, options, validation):
+    """Five steps an epoch, the last of six images; losses, accuracies, rates, and the weights and statistics kept."""
+    data, augment = dataset(validation=validation), augmented(2, True, cutout)
+    usual = {"batch_size": 16, "learning_rate": 0.05, "momentum": 0.8, "weight_decay": 1e-2, "keep": keep}
+    of = recipe(epochs=4, seed=5, augment=augment, **usual, **options)
+    ours = states(Exact(), data, of)[-1]
+    history, kept = plain_training(Exact(), data, keep, 5, cutout, **options)
+    held_out = "validation" if validation else "test"
+    columns = ["epoch", "train_loss", "train_accuracy", f"{held_out}_loss", f"{held_out}_accuracy"]
+    assert [list(row) for row in ours.history] == [[*columns, "generalization_gap", "learning_rate"]] * 4
+    for row, expected in zip(ours.history, history, strict=True):
+        assert list(row.values()) == pytest.approx(expected, abs=2e-6)
+    for name, tensor in kept.items():
+        torch.testing.assert_close(ours.weights[name], tensor, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 2), ("last", 4)])
-def test_the_weights_kept_are_of_the_first_best_epoch_or_of_the_last(monkeypatch, keep, kept):
-    right = iter([10, 30, 30, 20])  # correct test images after each epoch; a stand-in, since training gives no ties
+@pytest.mark.parametrize("validation", [False, True])
+def test_the_weights_kept_are_of_the_first_best_epoch_or_of_the_last(monkeypatch, validation, keep, kept):
+    right = iter([10, 30, 30, 20])  # correct images after each epoch; a stand-in, since training gives no ties
 
-    def answers(model, images, normalise, backend):
-        labels = torch.from_numpy(DATA.test.labels)
-        return F.one_hot(torch.where(torch.arange(50) < next(right), labels, (labels + 1) % 10), 10).float()
+    def answers(forward, images):
+        labels = torch.from_numpy(DATA.held_out.labels)
+        return F.one_hot(torch.where(torch.arange(50) < next(right), labels, (labels + 1) % 4), 4).float()
 
     monkeypatch.setattr(loop, "predict", answers)
-    seen = Remember(lambda state: state.tensors["model.fc.bias"].tolist())
-    trained = train(model(recipe()), DATA, recipe(epochs=4, keep=keep), CPU, observer=seen)
-    assert [epoch.test_accuracy for epoch in trained.history] == [0.2, 0.6, 0.6, 0.4]
-    assert trained.best.epoch == 2
-    assert trained.weights["fc.bias"].tolist() == seen.states[kept - 1]
-    assert len({tuple(state) for state in seen.states}) == 4
+    of = recipe(epochs=4, keep=keep)
+    seen = states(fresh(of), dataset(validation=validation), of)
+    column = "validation_accuracy" if validation else "test_accuracy"
+    assert [row[column] for row in seen[-1].history] == [0.2, 0.6, 0.6, 0.4]
+    assert seen[-1].weights["fc.bias"].equal(seen[kept - 1].tensors["model.fc.bias"])
+    assert len({tuple(state.tensors["model.fc.bias"].tolist()) for state in seen}) == 4
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_epoch_and_rate():
-    with pytest.raises(UserError, match=r"epoch 1 at learning rate 1e\+30.*train\.learning_rate"):
-        train(model(recipe("cnn")), DATA, recipe("cnn", learning_rate=1e30), CPU)
+def networks(name: str, of: Recipe) -> nn.Module:
+    return Dropping() if name == "dropout" else fresh(of)
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_the_same_inputs_give_the_same_weights_and_history(name, backend):
-    first, second = (train(model(recipe(name)), DATA, recipe(name), backend) for _ in range(2))
-    assert first.history == second.history
-    assert all(torch.equal(first.weights[key], second.weights[key]) for key in first.weights)
+@pytest.mark.parametrize(("name", "keep"), [("cnn", "best"), ("resnet", "last"), ("dropout", "best")])
+def test_two_trainings_and_one_resumed_from_the_file_of_any_epoch_have_the_same_bytes(name, keep, device):
+    of = recipe("resnet" if name == "resnet" else "cnn", epochs=3, keep=keep)
+    seen = states(networks(name, of), DATA, of, device)
+    torch.manual_seed(99)  # what else draws from torch's generator has no say
+    assert same(states(networks(name, of), DATA, of, device)[-1], seen[-1])
+    for number, state in enumerate(seen, start=1):
+        card, tensors = from_bytes(to_bytes({"history": state.history}, state.tensors))
+        torch.manual_seed(number)
+        resumed = State(tensors, card["history"], state.best_weights, state.seconds, state.training_seconds)
+        rest = states(networks(name, of), DATA, of, device, resumed)
+        assert len(rest) == 3 - number
+        assert all(same(*pair) for pair in zip(rest, seen[number:], strict=True))
 
 
-@pytest.mark.parametrize(("name", "keep"), [("cnn", "best"), ("resnet", "last")])
-def test_a_training_resumed_from_the_state_of_any_epoch_ends_as_an_undisturbed_one(name, keep, backend):
-    of, seen = recipe(name, epochs=3, keep=keep), Remember()
-    whole = train(model(of), DATA, of, backend, observer=seen)
-    assert len(seen.states) == 3
-    for state in seen.states:
-        resumed = train(model(of), DATA, of, backend, state)
-        assert resumed.history == whole.history
-        assert resumed.weights.keys() == whole.weights.keys()
-        assert all(torch.equal(resumed.weights[key], whole.weights[key]) for key in whole.weights)
-        assert resumed.seconds >= state.seconds
+def test_dropout_has_other_masks_in_each_epoch_seed_and_process():
+    masks = []
+    for number in itertools.product((1, 2, 2**32 + 1, -1), (1, 2), (0, 1)):
+        seed_dropout(*number)
+        masks.append(tuple(torch.rand(4).tolist()))
+    assert len(set(masks)) == len(masks)
 
 
-def test_seeds_and_epochs_are_not_added_up():
-    """Seed 2 must not repeat the epochs of seed 1 one later."""
-    assert not torch.equal(draw_epoch(1, 2, 50, 4, True), draw_epoch(2, 1, 50, 4, True))
+def test_a_frozen_layer_is_trained_around():
+    of, network = recipe(), fresh(recipe())
+    network.features[0].weight.requires_grad_(False)
+    before = network.features[0].weight.clone()
+    (*_, last) = states(network, DATA, of)
+    assert last.weights["features.0.weight"].equal(before)
+    assert not last.weights["features.4.weight"].equal(fresh(of).features[4].weight)
 
 
-def test_every_image_is_trained_on_once_an_epoch_and_the_figures_are_the_epochs():
-    seen = Remember(lambda state: state.history[-1])
-    trained = train(model(recipe("cnn")), DATA, recipe("cnn"), CPU, observer=seen)
-    assert seen.batches == 2 * ([32] * 9 + [22])
-    assert seen.states == trained.history
-    assert [epoch.epoch for epoch in trained.history] == [1, 2]
-    assert [epoch.learning_rate for epoch in trained.history] == pytest.approx([0.02, 0.01])
-    assert all(epoch.generalization_gap == epoch.train_accuracy - epoch.test_accuracy for epoch in trained.history)
-    assert 0 < trained.training_seconds < trained.seconds < math.inf
-    logits = predict(CPU.place(loaded(trained)), torch.from_numpy(DATA.test.images), normalise(), CPU)
-    labels = torch.from_numpy(DATA.test.labels)
-    assert trained.best.test_loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
-    assert trained.best.test_accuracy == (logits.argmax(1) == labels).double().mean().item()
+class Counting(nn.Module):
+    """Counts its forward passes in training, and has other outputs than one for each class."""
 
+    trained = 0
 
-def loaded(trained: State) -> torch.nn.Module:
-    network = model(recipe("cnn"))
-    network.load_state_dict(trained.weights)
-    return network
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs, self.weight = outputs, nn.Parameter(torch.ones(1))
 
-
-def normalise() -> Normalise:
-    return Normalise(MEAN, STD, CPU.device)
+    def forward(self, x: Tensor):
+        self.trained += self.training
+        return self.outputs(x.new_ones(len(x), 4) * self.weight)
 
 
 @pytest.mark.parametrize(
-    ("count", "processes", "sizes"),
+    ("outputs", "found"),
     [
-        (310, 1, [32] * 9 + [22]),
-        (33, 1, [33]),
-        (65, 1, [32, 33]),
-        (67, 2, [32, 35]),
-        (68, 2, [32, 32, 4]),
-        (20, 1, [20]),
+        (lambda x: x[:, :3], r"\(1, 3\)"),
+        (lambda x: x[:, :, None], r"\(1, 4, 1\)"),
+        (lambda x: x[0], r"\(4,\)"),
+        (lambda x: (x, x), "tuple"),
     ],
 )
-def test_a_last_batch_that_is_too_small_joins_the_one_before(count, processes, sizes):
-    backend = type(CPU)(CPU.device, "fp32", False, Processes(0, processes))
-    parts = batches(draw_epoch(1, 1, count, 2, True), recipe(), backend)
-    assert [len(part) for part in parts] == sizes
-    assert torch.equal(torch.cat(parts), draw_epoch(1, 1, count, 2, True))
+def test_outputs_that_are_not_one_for_each_class_are_refused_before_the_first_step(outputs, found):
+    network = Counting(outputs)
+    with pytest.raises(UserError, match=rf"output for one image is {found}; it must be a tensor of shape \(1, 4\)$"):
+        states(network, DATA, recipe())
+    assert network.trained == 0
 
 
-@pytest.mark.parametrize("size", [8, 15])
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_images_of_a_few_pixels_train_also_where_one_is_left_over(name, size):
-    data = dataset(train=33, test=5, size=size)
-    assert len(train(model(recipe(name)), data, recipe(name), CPU).history) == 2
+def test_a_network_that_needs_larger_images_is_refused_in_one_line():
+    def outputs(x: Tensor) -> Tensor:
+        raise AssertionError("Wrong image height!\nExpected 224")
+
+    with pytest.raises(UserError, match=r"fails on an image of 8×8 pixels \(Wrong image height! Expected 224\);"):
+        states(Counting(outputs), DATA, recipe())
 
 
-def test_logits_are_those_of_single_images_in_evaluation_mode(monkeypatch):
-    monkeypatch.setattr(loop, "TEST_PIXELS", 4 * 16 * 16)  # four images a batch
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8))
-    network = model(recipe()).train()
-    network(torch.randn(8, 3, 16, 16))  # running statistics that are not their initial ones
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    logits = predict(network, images, normalise(), CPU)
-    assert (logits.shape, logits.dtype, logits.requires_grad) == ((10, 10), torch.float32, False)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    network.eval()
-    for image, ours in zip(images, logits, strict=True):
-        x = vision.normalize(vision.to_dtype(image.permute(2, 0, 1), torch.float32, scale=True), MEAN, STD)
-        torch.testing.assert_close(ours, network(x[None])[0].detach(), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("place", ["train", "test"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_epoch_and_rate(place):
+    def outputs(x: Tensor) -> Tensor:  # one of the two losses, in the second epoch
+        bad = network.training == (place == "train") and network.trained > 3
+        return x * (math.inf if bad else 1)
+
+    network = Counting(outputs)
+    with pytest.raises(UserError, match=r"no longer finite after epoch 2 at learning rate 0\.01; lower train\.learning_rate"):
+        states(network, DATA, recipe())
+
+
+def test_seconds_count_testing_and_images_a_second_do_not_also_after_a_resume(monkeypatch):
+    """A stand-in clock: two seconds of training an epoch, one of testing, five in which the caller keeps the state."""
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def spend(seconds: float) -> None:
+        now[0] += seconds
+
+    def watch(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        spend(2)
+        yield from batches
+
+    def tested(forward, images) -> Tensor:
+        spend(1)
+        return torch.zeros(50, 4)
+
+    monkeypatch.setattr(loop, "predict", tested)
+    of, seen = recipe(epochs=3), []
+    for state in train(fresh(of), DATA, of, CPU, None, watch):
+        seen.append(copy.deepcopy(state))
+        spend(5)
+    assert [state.training_seconds for state in seen] == [2, 4, 6]
+    assert [state.seconds for state in seen] == [3, 11, 19]
+    spend(1000)
+    (*_, last) = states(fresh(of), DATA, of, resumed=seen[0], watch=watch)
+    assert (last.training_seconds, last.seconds) == (6, 3 + 3 + 3)
+    told = timing(last, 70, CPU)
+    assert (told["train_seconds"], told["images_per_second"]) == (9, 35)
+
+
+def test_watch_sees_every_batch_of_the_epoch():
+    sizes: list[int] = []
+
+    def watch(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            sizes.append(len(batch))
+            yield batch
+
+    states(fresh(recipe()), DATA, recipe(), watch=watch)
+    assert sizes == [32, 32, 6] * 2
+
+
+class Recording(Device):
+    """The CPU, telling what it is asked to compile and to capture."""
+
+    def compiled(self, function):
+        return lambda rows: (self.seen.append(len(rows)), function(rows))[1]
+
+    def graphed(self, function, state):
+        self.states.append(list(state))
+        return function
+
+
+@pytest.fixture
+def recording() -> Recording:
+    device = Recording(torch.device("cpu"), "fp32", compile=True)
+    object.__setattr__(device, "seen", [])
+    object.__setattr__(device, "states", [])
+    return device
+
+
+def test_whole_batches_are_compiled_and_the_last_smaller_one_is_not(recording):
+    states(fresh(recipe()), DATA, recipe(), recording)
+    assert recording.seen == [32, 32] * 2
+
+
+def test_the_capture_of_a_step_knows_all_that_a_step_changes(recording):
+    step = Step(CPU.place(fresh(recipe())).train(), images_on(CPU), recipe().train, CPU.autocast)
+    update = loop.build_update(step, 32, recording)
+    (captured,) = recording.states
+    held = {tensor.data_ptr() for tensor in captured}
+    everything = {**step.tensors(), "sums": step.sums, "learning_rate": step.learning_rate}
+    before = {name: tensor.clone() for name, tensor in everything.items()}
+    update(rows_of_an_epoch()[:32])
+    changed = {name for name, tensor in everything.items() if not tensor.equal(before[name])}
+    assert changed == set(everything) - {"learning_rate"}
+    assert all(everything[name].data_ptr() in held for name in changed)
+
+
+class Together(Processes):
+    """The first of two processes, of which the other computes nothing."""
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        types.extend(type(module) for module in model.modules())
+        return model
+
+    def all_reduce(self, tensor: Tensor) -> None: ...
+    def average(self, tensors: Iterable[Tensor]) -> None: ...
+
+
+types: list[type] = []
+
+
+@pytest.mark.parametrize(("world_size", "wanted", "converted"), [(1, True, False), (2, False, False), (2, True, True)])
+def test_several_processes_share_batch_statistics_where_that_is_wanted(world_size, wanted, converted):
+    types.clear()
+    device = Device(torch.device("cpu"), "fp32", compile=False, processes=Together(0, world_size))
+    states(fresh(recipe()), DATA, recipe(sync_batchnorm=wanted), device)
+    assert (nn.SyncBatchNorm in types, nn.BatchNorm2d in types) == (converted, not converted)
+
+
+@pytest.mark.parametrize(("count", "size", "batches"), [(2500, 32, [1000, 1000, 500]), (9, 512, [3, 3, 3]), (2, 1100, [1, 1])])
+def test_predictions_are_made_in_batches_of_bounded_memory_whose_results_may_be_overwritten(count, size, batches):
+    seen, result = [], torch.zeros(1000, 1)
+
+    def forward(batch: Tensor) -> Tensor:
+        seen.append(len(batch))
+        return result[: len(batch)].copy_(batch[:, :1, 0, 0].float())
+
+    images = torch.arange(count).to(torch.uint8).view(count, 1, 1, 1).expand(count, size, size, 3)
+    assert predict(forward, images)[:, 0].equal((torch.arange(count) % 256).float())
+    assert seen == batches
+
+
+def images_on(device: Device) -> TrainingImages:
+    return TrainingImages(DATA.train, augmented(), Normalise(MEAN, STD, device.torch), device.torch)
+
+
+def rows_of_an_epoch() -> Tensor:
+    return torch.stack(draw_epoch(1, 1, 70, 8, augmented()), 1)
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_on_a_gpu_replayed_steps_agree_with_the_cpu(name):
-    gpu = choose_backend(recipe(precision="fp32").train, 0)
-    of = recipe(name, epochs=4, learning_rate=0.01)
-    on_gpu, on_cpu = (train(model(of), DATA, of, backend) for backend in (gpu, CPU))
-    for ours, plain in zip(on_gpu.history, on_cpu.history, strict=True):
-        assert ours.train_loss == pytest.approx(plain.train_loss, abs=2e-3)
-        assert ours.test_loss == pytest.approx(plain.test_loss, abs=2e-2)
+def test_on_a_gpu_two_epochs_of_replayed_steps_agree_with_the_cpu(name):
+    of = recipe(name)
+    (*_, ours), (*_, plain) = (states(fresh(of), DATA, of, device_of(where)) for where in ("fp32", "cpu"))
+    for mine, expected in zip(ours.history, plain.history, strict=True):
+        assert mine["train_loss"] == pytest.approx(expected["train_loss"], abs=5e-3)
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_on_a_gpu_a_replay_trains_on_its_own_batch(name):
-    gpu = choose_backend(recipe(precision="fp32").train, 0)
-    of, images = recipe(name), TrainingImages(DATA.train, 2, Normalise(MEAN, STD, gpu.device), gpu.device)
-    steps = [Step(gpu.place(model(of)).train(), images, of.train, gpu.autocast) for _ in range(2)]
-    replayed, draws = loop.build_update(steps[0], 32, gpu), gpu.to_device(draw_epoch(1, 1, 310, 2, True))
-    for batch in draws[:160].split(32):
-        replayed(batch)
-        steps[1](batch)
-        torch.testing.assert_close(steps[0].sums, steps[1].sums, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_on_a_gpu_the_host_waits_for_no_step(name):
-    gpu = choose_backend(recipe(precision="auto").train, 0)
-    of, images = recipe(name), TrainingImages(DATA.train, 2, Normalise(MEAN, STD, gpu.device), gpu.device)
-    step = Step(gpu.place(model(of)).train(), images, of.train, gpu.autocast)
-    update, draws = loop.build_update(step, 32, gpu), draw_epoch(1, 1, 310, 2, True)
-    update(gpu.to_device(draws[:32]))  # captures it
+def test_on_a_gpu_a_replay_trains_on_its_own_batch_and_the_host_waits_for_no_step(name):
+    gpu = device_of("fp32")
+    steps = [Step(gpu.place(fresh(recipe(name))).train(), images_on(gpu), recipe().train, gpu.autocast) for _ in range(2)]
+    replayed, rows = loop.build_update(steps[0], 32, gpu), gpu.copied(rows_of_an_epoch())[:64]
+    replayed(rows[:32])  # captures it
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch in gpu.to_device(draws[:288]).split(32):
-            update(batch)
+        for batch in rows[32:].split(32):
+            replayed(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    for batch in rows.split(32):
+        steps[1](batch)
+    torch.testing.assert_close(steps[0].sums, steps[1].sums, rtol=1e-4, atol=1e-4)

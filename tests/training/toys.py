@@ -1,43 +1,59 @@
 """Small data and recipes for the tests of the training core."""
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from torch import nn
 
 from stages.common.dataset import Counts, Dataset, DatasetInfo, Split
-from stages.common.params import Augment, Cnn, Recipe, Resnet, Train
-from stages.training.device import Backend
-from stages.training.models import build_model
+from stages.common.params import Augment, Train
+from stages.models import cnn, resnet
+from stages.training.checkpoint import State
+from stages.training.device import Device
+from stages.training.loop import train
+from stages.training.recipe import Recipe, build_model
 
-CPU = Backend(torch.device("cpu"), "fp32", compile=False)
+CPU = Device(torch.device("cpu"), "fp32", compile=False)
 MEAN, STD = [0.5, 0.45, 0.4], [0.25, 0.25, 0.3]
+SETTINGS = {"cnn": lambda epochs: cnn.Settings(epochs=epochs),
+            "resnet": lambda epochs: resnet.Settings(epochs=epochs, base_channels=16, blocks=[1, 1, 1, 1])}  # fmt: skip
+TRAIN = {
+    "batch_size": 32, "learning_rate": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
+    "schedule": "cosine", "warmup_epochs": 0, "label_smoothing": 0.0, "precision": "fp32", "compile": False,
+    "keep": "best", "sync_batchnorm": False,
+}  # fmt: skip
 
 
-def recipe(model: str = "resnet", epochs: int = 2, seed: int = 1, crop_padding: int = 2, **train: object) -> Recipe:
-    """A recipe of a small model, with the given fields of `train`."""
-    settings = Cnn(epochs=epochs) if model == "cnn" else Resnet(epochs=epochs, base_channels=16, blocks=[1, 1, 1, 1])
-    fields = {
-        "batch_size": 32,
-        "learning_rate": 0.02,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "schedule": "cosine",
-        "precision": "fp32",
-        "compile": False,
-        "keep": "best",
-        "sync_batchnorm": False,
-    }
-    augment = Augment(crop_padding=crop_padding, flip=True)
-    return Recipe(run="toy", model=model, seed=seed, settings=settings, train=Train(**fields | train), augment=augment)
+def augmented(crop_padding: int = 2, flip: bool = True, cutout: int = 0) -> Augment:
+    return Augment(crop_padding=crop_padding, flip=flip, cutout=cutout)
 
 
-def dataset(train: int = 310, test: int = 50, size: int = 16, classes: int = 10) -> Dataset:
-    """Images whose brightness tells their class."""
+def recipe(
+    model: str = "cnn", epochs: int = 2, seed: int = 1, augment: Augment | None = None, **changes: Any
+) -> Recipe:
+    """A recipe of a small model, with these changes of `train`."""
+    return Recipe(
+        run="toy",
+        model=model,
+        seed=seed,
+        settings=SETTINGS[model](epochs),
+        train=Train(**TRAIN | changes),
+        augment=augment or augmented(),
+    )
+
+
+def dataset(train: int = 70, test: int = 50, size: int = 8, classes: int = 4, validation: bool = False) -> Dataset:
+    """Images whose brightness tells their class; with `validation` the held-out ones are validation images."""
 
     def split(count: int) -> Split:
         random = np.random.default_rng(count)
         labels = random.integers(0, classes, count)
-        noise = random.integers(0, 60, (count, size, size, 3))
-        return Split((noise + 18 * labels[:, None, None, None]).astype(np.uint8), labels)
+        noise = random.integers(0, 120, (count, size, size, 3))
+        images = (noise + 120 // classes * labels[:, None, None, None]).astype(np.uint8)
+        return Split(images, labels, np.arange(count).astype(str))
 
     info = DatasetInfo(
         name="toys",
@@ -45,12 +61,39 @@ def dataset(train: int = 310, test: int = 50, size: int = 16, classes: int = 10)
         sha256="ab" * 32,
         classes=[f"class {number}" for number in range(classes)],
         image_size=size,
-        counts=Counts(train=train, test=test),
+        counts=Counts(train=train, test=test, validation=test if validation else 0),
         mean=MEAN,
         std=STD,
     )
     return Dataset(info, split(train), split(test))
 
 
-def model(of: Recipe, classes: int = 10) -> torch.nn.Module:
-    return build_model(of.settings, classes, of.seed)
+def fresh(of: Recipe, classes: int = 4) -> nn.Module:
+    return build_model(of, classes)
+
+
+class Dropping(nn.Module):
+    """A small network with dropout."""
+
+    def __init__(self, size: int = 8, classes: int = 4):
+        super().__init__()
+        torch.manual_seed(1)
+        self.hidden, self.out = nn.Linear(3 * size * size, 32), nn.Linear(32, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(nn.functional.dropout(self.hidden(x.flatten(1)).relu(), 0.5, self.training))
+
+
+def states(
+    network: nn.Module, data: Dataset, of: Recipe, device: Device = CPU, resumed: State | None = None, **options: Callable
+) -> list[State]:
+    """The state after each epoch; the training's own tensors go on changing, so these are copies."""
+    return [copy.deepcopy(state) for state in train(network, data, of, device, resumed, **options)]
+
+
+def same(one: State, other: State) -> bool:
+    """Whether two states are equal to the last bit, times aside."""
+    pairs = [(one.tensors, other.tensors), (one.best_weights, other.best_weights)]
+    return one.history == other.history and all(
+        mine.keys() == theirs.keys() and all(mine[name].equal(theirs[name]) for name in mine) for mine, theirs in pairs
+    )

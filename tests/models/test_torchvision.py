@@ -1,0 +1,28 @@
+import pytest
+import torch
+from pydantic import ValidationError
+from torchvision import models
+
+from stages.models.torchvision import Settings, build
+
+
+def test_any_classification_network_is_built_by_its_name_from_fresh_weights():
+    network = build(Settings(name="mobilenet_v2", epochs=1), 7)
+    reference = models.mobilenet_v2(num_classes=7)
+    assert {name: t.shape for name, t in network.state_dict().items()} == {
+        name: t.shape for name, t in reference.state_dict().items()
+    }
+    assert network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert Settings(name="mobilenet_v2", epochs=1).title == "mobilenet_v2"
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 32), ("inception_v3", 75)])
+def test_networks_with_further_outputs_for_training_have_one_here(name, size):
+    network = build(Settings(name=name, epochs=1), 7).train()
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet19", "fasterrcnn_resnet50_fpn", "__init__", ""])
+def test_a_name_that_is_no_classification_network_is_refused(name):
+    with pytest.raises(ValidationError, match=r"must be a network that torchvision\.models\.list_models"):
+        Settings(name=name, epochs=1)

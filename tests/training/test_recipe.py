@@ -1,0 +1,114 @@
+import copy
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from stages.common.errors import UserError
+from stages.common.params import Params, PositiveInt, Section
+from stages.models import cnn, resnet, torchvision
+from stages.training.recipe import Recipe, build_model, count_parameters, learning_rates, recipe_of
+from tests.pipeline import PARAMS
+from tests.training.toys import recipe
+
+
+def params(**sections: dict) -> Params:
+    """The tests' parameters, with these keys of these sections changed or added."""
+    values = copy.deepcopy(PARAMS)
+    for name, changes in sections.items():
+        values[name] = values.get(name, {}) | changes
+    return Params.model_validate(values)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 3])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 10, 100])
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_learning_rates_are_those_of_torchs_schedulers(schedule, epochs, warmup):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    if schedule == "cosine":
+        scheduler = lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+    else:  # a single epoch has the full rate, and each drop is an epoch away from the start
+        milestones = [max(1, epochs // 2), max(1, 3 * epochs // 4)]
+        scheduler = lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    if warmup:
+        rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), 1.0, total_iters=warmup)
+        scheduler = lr_scheduler.SequentialLR(optimizer, [rise, scheduler], milestones=[warmup])
+    expected = []
+    for _ in range(warmup + epochs):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    of = recipe(epochs=warmup + epochs, schedule=schedule, learning_rate=0.3, warmup_epochs=warmup)
+    assert learning_rates(of) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert learning_rates(of)[warmup] == 0.3
+
+
+def test_a_recipe_is_that_of_its_run_and_model_and_holds_nothing_of_others():
+    all_ = params(torchvision={"name": "resnet34"}, runs={"odd": {"model": "torchvision", "weight_decay": "ablation.weight_decay"}})
+    expected = {
+        "cnn": (cnn.Settings(epochs=1), 5e-4),
+        "resnet_ablation": (resnet.Settings(epochs=1, base_channels=16, blocks=[1, 1, 1, 1]), 1e-4),
+        "odd": (torchvision.Settings(name="resnet34", epochs=1), 1e-4),
+    }
+    for run, (settings, weight_decay) in expected.items():
+        of = recipe_of(all_, run)
+        assert (of.run, of.model, of.seed) == (run, all_.runs[run].model, all_.seed)
+        assert of.settings == settings
+        assert of.train == all_.train.model_copy(update={"weight_decay": weight_decay})
+        assert of.augment == all_.augment
+        assert of.epochs == 1
+        assert of.title == settings.title
+        assert Recipe.model_validate_json(of.model_dump_json()) == of
+
+
+def test_settings_of_the_same_keys_are_read_back_as_those_of_their_own_model(monkeypatch):
+    """A model of one's own whose section looks like that of the CNN."""
+
+    class Settings(Section):
+        epochs: PositiveInt
+
+    module = ModuleType("stages.models.mine")
+    module.Settings = Settings
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    of = recipe("cnn").model_copy(update={"model": "mine", "settings": Settings(epochs=3)})
+    assert type(Recipe.model_validate_json(of.model_dump_json()).settings) is Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "run", "message"),
+    [
+        ({}, "vit", r"^'vit' is no run in params\.yaml; there is cnn, resnet, resnet_ablation$"),
+        ({"resnet": {"blocks": []}}, "cnn", r"^params\.yaml: section resnet: blocks = \[\]: "),
+        ({"cnn": {"speed": 1}}, "cnn", r"^params\.yaml: section cnn: speed is unknown; known here: epochs$"),
+        ({"train": {"warmup_epochs": 1}}, "cnn", r"train\.warmup_epochs = 1: must be less than cnn\.epochs = 1$"),
+        ({"train": {"warmup_epochs": 1}, "cnn": {"epochs": 2}}, "cnn", r"must be less than resnet\.epochs = 1$"),
+    ],
+)
+def test_a_mistake_in_any_run_is_found_by_the_first_training(changes, run, message):
+    with pytest.raises(UserError, match=message) as error:
+        recipe_of(params(**changes), run)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
+def test_fresh_weights_follow_from_the_seed_alone_and_leave_torchs_random_state(name):
+    state = torch.get_rng_state()
+    seeds = (1, 1, 2, 2**31, -1)  # torch's generator of the CPU takes the lower 32 bits alone
+    drawn = [nn.utils.parameters_to_vector(build_model(recipe(name, seed=seed), 4).parameters()) for seed in seeds]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert drawn[0].equal(drawn[1])
+    assert len({tuple(weights[:1000].tolist()) for weights in drawn}) == len(set(seeds))
+
+
+def test_fresh_weights_are_those_that_torch_draws_after_the_seed():
+    torch.manual_seed(7)
+    expected = cnn.build(cnn.Settings(epochs=1), 4).state_dict()
+    found = build_model(recipe("cnn", seed=7), 4).state_dict()
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+
+def test_weights_are_counted_and_running_statistics_are_not():
+    assert count_parameters(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))) == 3 * 4 + 4 + 2 * 4
