@@ -9,9 +9,14 @@ def test_half_of_each_digit_is_the_test_set_and_every_image_is_in_one_half():
     assert (source.train.images.shape, source.test.images.shape) == ((898, 8, 8, 3), (899, 8, 8, 3))
     halves = [np.bincount(split.labels) for split in (source.train, source.test)]
     assert (np.abs(halves[0] - halves[1]) <= 1).all()
-    rows = np.concatenate([source.train.images, source.test.images])[..., 0].reshape(1797, 64)
-    expected = np.round(load_digits().data * 255 / 16).astype(np.uint8)
-    assert sorted(map(bytes, rows)) == sorted(map(bytes, expected))
+    data, target = load_digits(return_X_y=True)
+    expected = np.round(data * 255 / 16).reshape(-1, 8, 8)
+    numbers = np.concatenate([source.train.names, source.test.names]).astype(int)
+    assert sorted(numbers) == list(range(1797))
+    np.testing.assert_array_equal(np.concatenate([source.train.labels, source.test.labels]), target[numbers])
+    for channel in range(3):
+        images = np.concatenate([source.train.images, source.test.images])[..., channel]
+        np.testing.assert_array_equal(images, expected[numbers])
 
 
 def test_the_same_halves_each_time_and_the_size_asked_for():

@@ -1,33 +1,114 @@
+import tracemalloc
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from stages.common.dataset import Split
+from stages.common.dataset import DatasetInfo, Split
 from stages.common.errors import UserError
-from stages.datasets.source import Source, channel_statistics, describe
+from stages.common.params import Data
+from stages.datasets.source import Source, channel_statistics, check_memory, describe, drawn, resized
 
 
-def source(images: np.ndarray, classes: tuple[str, ...] = ("a", "b")) -> Source:
-    split = Split(images, np.arange(len(images)) % 2)
-    return Source("toys", "ab" * 32, list(classes), split, Split(images[:2], np.array([0, 1])))
+def settings(validation: float = 0) -> Data:
+    return Data(source="images", path="x", image_size=8, test_share=0.2, validation=validation)
 
 
-def test_mean_and_deviation_are_those_of_numpy_over_all_training_pixels():
-    images = np.random.default_rng(0).integers(0, 256, (50, 9, 9, 3), dtype=np.uint8)
-    mean, std = channel_statistics(images)
+@pytest.fixture
+def toys() -> Source:
+    random = np.random.default_rng(0)
+
+    def split(count: int, brightest: int) -> Split:
+        images = random.integers(0, brightest, (count, 8, 8, 3), dtype=np.uint8)
+        return Split(images, np.arange(count) % 2, np.arange(count).astype(str))
+
+    return Source("toys", "ab" * 32, ["cat", "dog"], split(50, 100), split(20, 256))
+
+
+def assert_statistics(info: DatasetInfo, images: np.ndarray) -> None:
     pixels = images.reshape(-1, 3) / 255
-    assert mean == pytest.approx(pixels.mean(0), abs=5.1e-5)
-    assert std == pytest.approx(pixels.std(0), abs=5.1e-5)
-    assert mean == [round(value, 4) for value in mean]
+    assert info.mean == pytest.approx(pixels.mean(0), abs=5.1e-5)
+    assert info.std == pytest.approx(pixels.std(0), abs=5.1e-5)
+    assert info.mean == [round(value, 4) for value in info.mean]
 
 
-def test_the_description_counts_both_splits():
-    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
-    info = describe(source(images), "images")
-    assert (info.counts.train, info.counts.test, info.image_size, info.source) == (6, 2, 8, "images")
+def test_the_description_is_of_both_splits_and_its_statistics_are_numpys_over_the_training_images(toys):
+    info, splits = describe(toys, settings())
+    assert (info.name, info.source, info.sha256, info.image_size) == ("toys", "images", "ab" * 32, 8)
+    assert info.classes == ["cat", "dog"]
+    assert info.counts.model_dump() == {"train": 50, "test": 20, "validation": 0}
+    assert splits == {"train": toys.train, "test": toys.test}
+    assert_statistics(info, toys.train.images)
 
 
-def test_a_channel_of_one_value_cannot_be_normalised():
-    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
-    images[..., 1] = 7
-    with pytest.raises(UserError, match="toys: green is the same in every pixel of every training image"):
-        describe(source(images), "images")
+def test_a_share_of_each_class_of_the_training_images_is_set_aside_and_does_not_count_in_the_statistics(toys):
+    info, splits = describe(toys, settings(validation=0.2))
+    train, validation = splits["train"], splits["validation"]
+    assert splits["test"] is toys.test
+    assert info.counts.model_dump() == {"train": 40, "test": 20, "validation": 10}
+    assert np.bincount(validation.labels).tolist() == [5, 5]
+    assert sorted([*train.names, *validation.names], key=int) == toys.train.names.tolist()
+    for split in (train, validation):
+        rows = split.names.astype(int)
+        assert rows.tolist() == sorted(rows)
+        np.testing.assert_array_equal(split.images, toys.train.images[rows])
+        np.testing.assert_array_equal(split.labels, toys.train.labels[rows])
+    assert_statistics(info, train.images)
+
+
+def test_statistics_are_counted_in_little_memory_over_all_blocks():
+    images = np.random.default_rng(0).integers(0, 256, (9_000, 16, 16, 3), dtype=np.uint8)
+    images[8_192:] //= 4  # the last block is darker
+    tracemalloc.start()
+    mean, std = channel_statistics(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4096 * 16 * 16 * 8 * 1.5  # a channel of a block, as int64
+    assert mean == pytest.approx(images.mean((0, 1, 2)) / 255, abs=5.1e-5)
+    assert std == pytest.approx(images.std((0, 1, 2)) / 255, abs=5.1e-5)
+
+
+@pytest.mark.parametrize(("channel", "colour"), [(0, "red"), (1, "green"), (2, "blue")])
+def test_a_channel_of_one_value_cannot_be_normalised(toys, channel, colour):
+    toys.train.images[..., channel] = 7
+    with pytest.raises(UserError, match=f"toys: {colour} is the same in every pixel of every training image"):
+        describe(toys, settings())
+
+
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=60), st.floats(0.01, 0.99), st.randoms(use_true_random=False))
+def test_the_share_drawn_is_of_each_class_and_the_same_in_any_order(labels, share, random):
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3, *labels])
+    names = [f"{label}/{i}" for i, label in enumerate(labels)]
+    chosen = drawn(labels, names, share)
+    for count, wanted in zip(np.bincount(labels), np.bincount(labels[chosen], minlength=4), strict=True):
+        assert abs(wanted - min(max(share * count, 1), count - 1)) <= 0.5
+    order = random.sample(range(len(labels)), len(labels))
+    np.testing.assert_array_equal(drawn(labels[order], [names[i] for i in order], share), chosen[order])
+
+
+def test_the_share_is_drawn_from_all_over_a_class():
+    places = np.flatnonzero(drawn(np.zeros(10_000), np.arange(10_000).astype(str), 0.1))
+    assert np.histogram(places, 10, (0, 10_000))[0] == pytest.approx(100, abs=40)  # more than four deviations
+
+
+def test_a_class_of_one_image_is_named():
+    with pytest.raises(UserError, match=r"class dog has one image.* needs two or more"):
+        drawn(np.array(["cat", "cat", "dog"]), ["1", "2", "3"], 0.5)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 8, 8, 3)])
+def test_images_are_resized_as_pillow_does(shape):
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    expected = [np.asarray(Image.fromarray(image).resize((12, 12), Image.Resampling.BICUBIC)) for image in images]
+    np.testing.assert_array_equal(resized(images, 12), np.stack(expected))
+    assert resized(images, 8) is images
+
+
+def test_what_does_not_fit_into_memory_is_said_with_bytes_needed_and_free():
+    check_memory(60_000, 32)
+    with pytest.raises(
+        UserError, match=r"^60,000,000 images of 512×512 pixels need 43,945\.3 GiB of memory, [\d.,]+ GiB"
+    ):
+        check_memory(60_000_000, 512)

@@ -1,0 +1,263 @@
+"""The real stage and real servers on the loopback address; only the address and the digests are replaced."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.common.errors import UserError
+from stages.datasets import cifar
+from stages.datasets.source import Source
+from tests.pipeline import write_params
+
+EACH = 40  # images in a file
+NAMES = {"cifar10": [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], "cifar100": ["train", "test"]}
+LAUNCH = """
+import json, runpy, sys
+from stages.datasets import cifar
+cifar.ADDRESS, cifar.SHA256 = json.loads(sys.argv.pop(1))
+runpy.run_module("stages.download", run_name="__main__", alter_sys=True)
+"""
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-python/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def build(kind: str) -> tuple[bytes, list[dict]]:
+    """A small archive of the real one's layout, and its files with images, the last of which is the test set."""
+    fine, meta = ("", "batches.meta") if kind == "cifar10" else ("fine_", "meta")
+    random = np.random.default_rng(0)
+    files: dict[str, dict] = {
+        meta: {f"{fine}label_names": [f"class {i}" for i in range(10)], "coarse_label_names": "x"}
+    }
+    for name in NAMES[kind][::-1]:
+        pixels, labels = random.integers(0, 256, (EACH, 3072), dtype=np.uint8), random.integers(0, 10, EACH).tolist()
+        files[name] = {"data": pixels, f"{fine}labels": labels, "coarse_labels": [0] * EACH}
+    archive = packed({"readme.html": b"no pickle"} | {name: pickle.dumps(value) for name, value in files.items()})
+    return archive, [files[name] for name in NAMES[kind]]
+
+
+BUILT = {kind: build(kind) for kind in NAMES}
+DIGESTS = {kind: hashlib.sha256(archive).hexdigest() for kind, (archive, _) in BUILT.items()}
+ARCHIVE, PART = BUILT["cifar10"][0], BUILT["cifar10"][0][:100_000]
+
+
+def send(handler, content: bytes = ARCHIVE, length: int | None = len(ARCHIVE), status: int = 200, pause: float = 0):
+    handler.send_response(status)
+    if length is not None:
+        handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+    for start in range(0, len(content), 65_536):
+        handler.wfile.write(content[start : start + 65_536])
+        time.sleep(pause)
+
+
+@pytest.fixture
+def serve():
+    """Start a server that answers each request by `answer`, and return its address and the list of requests."""
+    servers = []
+
+    def start(answer=send) -> tuple[str, list[str]]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(handler) -> None:
+                requests.append(handler.path)
+                answer(handler)
+
+            def log_message(handler, *args) -> None:
+                pass
+
+        requests: list[str] = []
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        servers[-1].daemon_threads = True
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/", requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """The folder of torch.hub; the parameters ask for CIFAR-10 in the current one."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr(cifar, "SHA256", DIGESTS)
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, data__source="cifar10", data__image_size=32)
+    return tmp_path / "torch/hub"
+
+
+def start(address: str, folder: Path | None = None) -> subprocess.Popen:
+    command, pipe = [sys.executable, "-c", LAUNCH, json.dumps([address, DIGESTS])], subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True)
+
+
+def check(kind: str, source: Source) -> None:
+    """Raise if it is not what the archive holds."""
+    *train, test = BUILT[kind][1]
+    for split, files in ((source.train, train), (source.test, [test])):
+        key = "labels" if kind == "cifar10" else "fine_labels"
+        assert split.labels.tolist() == [label for file in files for label in file[key]]
+        planes = np.concatenate([file["data"] for file in files]).reshape(-1, 3, 32, 32)
+        np.testing.assert_array_equal(split.images, planes.transpose(0, 2, 3, 1))
+        assert split.names.tolist() == [str(i) for i in range(len(split.labels))]
+    assert (source.sha256, source.classes) == (DIGESTS[kind], [f"class {i}" for i in range(10)])
+
+
+def test_an_archive_is_downloaded_once_and_kept_for_the_user(hub, serve, monkeypatch):
+    address, requests = serve()
+    process = start(address)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    said = "CIFAR-10: 200 training and 40 test images, 10 classes, 32×32\n"
+    assert out == f"downloading {address}cifar-10-python.tar.gz to {hub}/cifar-10-python.tar.gz\n{said}"
+    source = cifar.read("cifar10", None, 32)
+    check("cifar10", source)
+    for name, split in (("train", source.train), ("test", source.test)):
+        with np.load(f"data/{name}.npz") as arrays:
+            for field, array in split._asdict().items():
+                np.testing.assert_array_equal(arrays[field], array)
+    assert requests == ["/cifar-10-python.tar.gz"]
+    assert sorted(path.name for path in hub.iterdir()) == ["cifar-10-python.tar.gz", "cifar-10-python.tar.lock"]
+
+
+def test_cifar_100_has_its_fine_classes(hub, serve, monkeypatch):
+    content = BUILT["cifar100"][0]
+    address, requests = serve(lambda handler: send(handler, content, len(content)))
+    monkeypatch.setattr(cifar, "ADDRESS", address)
+    check("cifar100", cifar.read("cifar100", None, 32))
+    assert requests == ["/cifar-100-python.tar.gz"]
+
+
+FAILURES = {
+    "cut": (lambda handler: send(handler, PART), "invalid hash value|IncompleteRead"),
+    "cut without length": (lambda handler: send(handler, PART, None), "invalid hash value"),
+    "another file": (lambda handler: send(handler, b"<html>Please log in</html>", 26), "invalid hash value"),
+    "403": (lambda handler: send(handler, b"", status=403), "HTTP Error 403: Forbidden"),
+    "closed": (lambda handler: handler.connection.shutdown(socket.SHUT_RDWR), "closed connection|reset by peer"),
+    "stalled": (lambda handler: (send(handler, PART), time.sleep(5)), "timed out"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_transfer_is_told_with_its_reason_and_leaves_nothing(hub, serve, monkeypatch, failure):
+    answer, reason = FAILURES[failure]
+    address, _ = serve(answer)
+    monkeypatch.setattr(cifar, "ADDRESS", address)
+    monkeypatch.setattr(cifar, "TIMEOUT", 1)
+    with pytest.raises(
+        UserError, match=rf"^cannot download {address}cifar-10-python\.tar\.gz to .*({reason}).*data\.path"
+    ):
+        cifar.read("cifar10", None, 32)
+    socket.setdefaulttimeout(None)
+    assert [path.name for path in hub.iterdir()] == ["cifar-10-python.tar.lock"]
+
+
+def test_a_failed_transfer_ends_the_stage_in_one_line_and_the_next_starts_clean(hub, serve, monkeypatch):
+    process = start(serve(FAILURES["403"][0])[0])
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.startswith("download: cannot download ")
+    assert err.count("\n") == 1
+    assert not Path("data").exists()
+    monkeypatch.setattr(cifar, "ADDRESS", serve()[0])
+    check("cifar10", cifar.read("cifar10", None, 32))
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_a_transfer_that_is_stopped_leaves_no_archive_and_the_next_succeeds(hub, serve, monkeypatch, by):
+    begun = threading.Event()
+    process = start(serve(lambda handler: (begun.set(), send(handler, pause=1)))[0])
+    assert begun.wait(60)
+    process.send_signal(by)
+    _, err = process.communicate()
+    if by == signal.SIGINT:
+        assert process.returncode == 130
+        assert err.startswith("download: stopped (SIGINT)")
+        assert not list(hub.glob("*.partial"))
+    assert not (hub / "cifar-10-python.tar.gz").exists()
+    monkeypatch.setattr(cifar, "ADDRESS", serve()[0])
+    check("cifar10", cifar.read("cifar10", None, 32))
+
+
+def test_experiments_at_once_share_one_transfer(hub, serve, tmp_path):
+    address, requests = serve(partial(send, pause=0.3))
+    processes = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_params(tmp_path / name, data__source="cifar10")
+        processes.append(start(address, tmp_path / name))
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 2
+    assert len(requests) == 1
+    assert len({(tmp_path / name / "data/train.npz").read_bytes() for name in ("one", "two")}) == 1
+
+
+def test_a_parameter_edited_meanwhile_ends_the_stage_without_results(hub, serve):
+    process = start(serve(lambda handler: (write_params(Path(), data__source="cifar10"), send(handler)))[0])
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.startswith("download: changed while this stage ran: the parameters.")
+    assert not Path("data").exists()
+
+
+def test_a_local_copy_is_used_in_place_of_a_download(hub, tmp_path):
+    copy = tmp_path / "copy.tar.gz"
+    copy.write_bytes(ARCHIVE)
+    assert cifar.read("cifar10", copy, 16).train.images.shape == (5 * EACH, 16, 16, 3)
+    with pytest.raises(UserError, match=r"copy\.tar\.gz: damaged, or another file than .*cifar-100-python\.tar\.gz"):
+        cifar.read("cifar100", copy, 16)
+    with pytest.raises(UserError, match=r"nowhere: no such file; it must be a copy of https://www\.cs\.toronto\.edu"):
+        cifar.read("cifar10", Path("nowhere"), 16)
+    assert not hub.exists()
+
+
+def test_a_damaged_archive_in_the_cache_is_to_be_deleted(hub):
+    hub.mkdir(parents=True)
+    (hub / "cifar-10-python.tar.gz").write_bytes(ARCHIVE[:1000])
+    with pytest.raises(UserError, match=rf"{hub}/cifar-10-python\.tar\.gz: damaged.*: delete it"):
+        cifar.read("cifar10", None, 32)
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harmed",)
+
+
+def test_only_the_bytes_that_were_verified_are_unpickled(hub, monkeypatch, tmp_path):
+    """Also where another user owns the folder, and replaces the archive between the two."""
+    copy, harmful = tmp_path / "copy.tar.gz", packed({"batches.meta": pickle.dumps(Harmful())})
+    copy.write_bytes(harmful)
+    with pytest.raises(UserError, match="damaged, or another file"):
+        cifar.read("cifar10", copy, 32)
+    copy.write_bytes(ARCHIVE)
+    monkeypatch.setattr(
+        cifar, "sha256", lambda content: copy.write_bytes(harmful) and hashlib.sha256(content).hexdigest()
+    )
+    check("cifar10", cifar.read("cifar10", copy, 32))
+    assert copy.read_bytes() == harmful
+    assert not Path("harmed").exists()
