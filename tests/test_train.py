@@ -1,9 +1,13 @@
+"""A training as a process: what it writes, what disturbs it, what it refuses."""
+
 import csv
+import hashlib
 import json
 import os
 import pty
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -12,413 +16,576 @@ import subprocess
 import sys
 import termios
 import time
-from argparse import Namespace
+from collections.abc import Callable, Iterator
 from fcntl import ioctl
 from pathlib import Path
 
 import numpy as np
-import psutil
+import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 import yaml
+from torch import nn
+from torch.nn import functional as F
 
-from stages import train
-from stages.common.errors import UserError
-from stages.common.formats import Epoch
-from stages.common.yaml12 import read_yaml
-from stages.training import tensor_file
+from tests.warm import Process, Server, until
 
 ROOT = Path(__file__).parents[1]
-ARGS = Namespace(run="resnet", model="resnet", weight_decay="train.weight_decay")
-TRAIN = ("stages.train", "resnet", "--model", "resnet", "--weight-decay", "train.weight_decay")
-CHECKPOINT = Path(".cache/training/resnet.safetensors")
-RESULTS = ("models/resnet.safetensors", "metrics/train/resnet.json", "plots/history/resnet.csv")
-EPOCHS = 20
+EPOCHS, BATCHES = 40, 3  # of the run; an epoch
+MODEL, TIMING, HISTORY = Path("models/mine.safetensors"), Path("metrics/timing/mine.json"), Path("plots/history/mine.csv")
+CHECKPOINT = Path(".cache/training/mine.safetensors")
+RESUMED = f"mine: resumed after epoch {{}} of {EPOCHS}"
+
+# A model of one's own: with dropout, and quick. It waits before the training batch whose number is in the file `hold`,
+# so that a test disturbs a training where it wants to, however fast the machine is.
+MINE = '''
+import time
+from pathlib import Path
+from torch import nn
+from stages.common.params import PositiveInt, Section
+
+class Settings(Section):
+    epochs: PositiveInt
+    width: int = 32
+    outputs: int = 2
+    frozen: bool = False
+    plain: bool = False
+
+    @property
+    def title(self) -> str:
+        return "Mine"
+
+class Hold(nn.Module):
+    calls = 0
+
+    @staticmethod
+    def until():
+        try:
+            return Path("hold").read_text()
+        except FileNotFoundError:
+            return ""
+
+    def forward(self, x):
+        self.calls += self.training
+        while self.training and Hold.until() == str(self.calls):
+            Path("held").write_text(str(self.calls))
+            time.sleep(0.001)
+        return x
+
+def build(settings: Settings, classes: int) -> nn.Module:
+    between = [] if settings.plain else [nn.BatchNorm1d(settings.width), nn.Dropout(0.5)]
+    first, last = nn.Linear(192, settings.width), nn.Linear(settings.width, settings.outputs)
+    first.requires_grad_(not settings.frozen)
+    return nn.Sequential(Hold(), nn.Flatten(), first, nn.ReLU(), *between, last)
+'''
 
 
-def outputs(folder: Path) -> list[str]:
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if not name.startswith(("params.yaml", "data/", ".cache/")))
+@pytest.fixture(scope="module")
+def code(tmp_path_factory) -> Path:
+    """A copy of the pipeline with one more model."""
+    folder = tmp_path_factory.mktemp("code")
+    copy_code(folder)
+    return folder
 
 
-def results() -> dict[str, bytes]:
-    return {name: Path(name).read_bytes() for name in RESULTS if Path(name).exists()}
+def copy_code(folder: Path) -> None:
+    shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "stages/models/mine.py").write_text(MINE)
+
+
+@pytest.fixture(scope="module")
+def trainings(code, tmp_path_factory) -> Iterator[Server]:
+    server = Server(code, tmp_path_factory.mktemp("processes"), "stages.train")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, prepare) -> Path:
+    """A folder with small data and parameters, and the current one."""
+    monkeypatch.chdir(tmp_path)
+    write_project(prepare)
+    return tmp_path
+
+
+def write_project(prepare: Callable[..., None], **changes: object) -> None:
+    runs = {name: {"model": name, "weight_decay": "train.weight_decay"} for name in ("mine", "cnn", "resnet")}
+    prepare(**{"mine": {"epochs": EPOCHS}, "runs": runs, "compare": {}, "train__learning_rate": 0.05} | changes)
+
+
+def edit(**changes: object) -> None:
+    """Change params.yaml as an editor does."""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        (params[section] if key else params)[key or section] = value
+    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def results(folder: Path = Path()) -> dict[str, bytes]:
+    """What must be the same in each training."""
+    return {str(path): (folder / path).read_bytes() for path in (MODEL, HISTORY) if (folder / path).exists()}
 
 
 def remove_results() -> None:
     """As DVC does before it runs a stage."""
-    for name in results():
-        Path(name).unlink()
+    for path in (MODEL, TIMING, HISTORY):
+        path.unlink(missing_ok=True)
 
 
-def set_param(section: str, key: str, value: object) -> None:
-    params = read_yaml(Path("params.yaml"))
-    (params[section] if section else params).__setitem__(key, value)
-    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+def written() -> list[str]:
+    folders = ("models", "metrics", "plots")
+    return sorted(str(path) for folder in folders for path in Path(folder).rglob("*") if path.is_file())
 
 
-def test_a_training_writes_the_files_and_keys_of_the_contract(workspace, capsys):
-    train.main(ARGS)
-    assert outputs(workspace) == sorted([*RESULTS, "metrics/timing/resnet.json"])
-    history = list(csv.DictReader(Path("plots/history/resnet.csv").read_text().splitlines()))
-    assert list(history[0]) == list(Epoch.model_fields)
-    assert [row["epoch"] for row in history] == ["1", "2"]
-    last, best = history[-1], max(history, key=lambda row: float(row["test_accuracy"]))
-    assert json.loads(Path("metrics/train/resnet.json").read_text()) == pytest.approx(
-        {
-            "accuracy": float(best["test_accuracy"]),
-            "loss": float(best["test_loss"]),
-            "last_accuracy": float(last["test_accuracy"]),
-            "gap": float(last["train_accuracy"]) - float(last["test_accuracy"]),
-            "best_epoch": int(best["epoch"]),
-        },
-        abs=1e-6,
-    )
-    timing = json.loads(Path("metrics/timing/resnet.json").read_text())
-    assert list(timing) == [
-        "train_seconds", "images_per_second", "device", "precision", "compiled", "torch", "python",
-    ]  # fmt: skip
-    assert timing["torch"] == torch.__version__
-    said = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"resnet: 2 epochs in [\d.]+ s, best test accuracy [\d.]+% in epoch [12]", said[-1])
+def card() -> dict:
+    content = MODEL.read_bytes()
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    (entry,) = header["__metadata__"].values()
+    return json.loads(entry)
 
 
-def card(run: str = "resnet") -> dict:
-    return tensor_file.from_bytes(Path(f"models/{run}.safetensors").read_bytes())[0]
+def one_line(done: subprocess.CompletedProcess, status: int = 1) -> str:
+    assert done.returncode == status, done
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.strip()
 
 
-def test_the_model_card_holds_the_runs_recipe_and_data_and_nothing_else(workspace):
-    train.main(Namespace(run="resnet", model="resnet", weight_decay="ablation.weight_decay"))
-    params = read_yaml(Path("params.yaml"))
-    assert card() == {
-        "recipe": {
-            "run": "resnet",
-            "model": "resnet",
-            "seed": 42,
-            "settings": params["resnet"],
-            "train": params["train"] | {"weight_decay": 1e-4},
-            "augment": params["augment"],
-        },
-        "data": json.loads(Path("data/dataset.json").read_text()),
-    }
+def held_after(epochs: int, trainings: Server, **options: object) -> Process:
+    """Start a training that has finished so many epochs and waits in the next, until `go_on` or its end."""
+    Path("hold").write_text(str(epochs * BATCHES + 1))
+    process = trainings.start("mine", **options)
+    process.runs_until(lambda: Path("held").exists() and Path("held").read_text() == Path("hold").read_text())
+    return process
 
 
-def test_a_cnn_has_the_same_bytes_whatever_the_width_of_the_resnet(workspace):
-    contents = set()
-    for width in (16, 32):
-        set_param("resnet", "base_channels", width)
-        train.main(Namespace(run="cnn", model="cnn", weight_decay="train.weight_decay"))
-        contents.add(Path("models/cnn.safetensors").read_bytes())
-        Path(".cache/training/cnn.safetensors").unlink()
-    assert len(contents) == 1
-
-
-@pytest.mark.parametrize("keep", ["best", "last"])
-def test_the_metrics_are_those_of_the_weights_kept(workspace, keep):
-    set_param("train", "keep", keep)
-    set_param("resnet", "epochs", 4)
-    set_param("train", "learning_rate", 0.3)
-    train.main(ARGS)
-    metrics = json.loads(Path("metrics/train/resnet.json").read_text())
-    rows = list(csv.DictReader(Path("plots/history/resnet.csv").read_text().splitlines()))
-    kept = rows[metrics["best_epoch"] - 1] if keep == "best" else rows[-1]
-    assert metrics["accuracy"] == pytest.approx(float(kept["test_accuracy"]))
-    checkpoint = tensor_file.from_bytes(CHECKPOINT.read_bytes())[1]
-    model = tensor_file.from_bytes(Path("models/resnet.safetensors").read_bytes())[1]
-    prefix = "best." if keep == "best" else "step.model."
-    assert all(torch.equal(tensor, checkpoint[prefix + name]) for name, tensor in model.items())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"run": "../x"}, r"run '\.\./x': run = '\.\./x': must match pattern"),
-        ({"model": "vgg"}, r"run 'resnet': model = 'vgg': must be 'cnn' or 'resnet'"),
-        ({"weight_decay": "train.momentum"}, r"'train\.momentum' is no weight decay .*ablation\.weight_decay"),
-        ({"weight_decay": "1e-4; touch X"}, r"'1e-4; touch X' is no weight decay"),
-    ],
-)
-def test_an_impossible_argument_is_named(workspace, arguments, message):
-    with pytest.raises(UserError, match=message):
-        train.main(Namespace(**vars(ARGS) | arguments))
-    assert outputs(workspace) == []
-
-
-def test_without_data_the_stage_that_makes_it_is_named(workspace):
-    Path("data/train.npz").unlink()
-    with pytest.raises(UserError, match=r"data/train\.npz: no such file; make it with `dvc repro download`"):
-        train.main(ARGS)
-
-
-def edit_params() -> None:
-    set_param("", "seed", 5)
-
-
-def edit_data() -> None:
-    with np.load("data/test.npz") as arrays:
-        np.savez("data/test.npz", images=arrays["images"] // 2, labels=arrays["labels"])
-
-
-def edit_code() -> None:
-    with Path("copy/stages/training/step.py").open("a") as file:
-        file.write("# changed\n")
-
-
-@pytest.mark.parametrize(
-    ("edit", "named"),
-    [(edit_params, "the parameters"), (edit_data, "data/test.npz"), (edit_code, "copy/stages/training/step.py")],
-)
-def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(workspace, stage, edit, named):
-    shutil.copytree(ROOT / "stages", "copy/stages", ignore=shutil.ignore_patterns("__pycache__"))
-    set_param("resnet", "epochs", EPOCHS)
-    before = {path: path.read_bytes() for path in (Path("params.yaml"), Path("data/test.npz"))}
-    edited = False
-
-    def once() -> bool:
-        nonlocal edited
-        if not edited and CHECKPOINT.exists():
-            edit()
-            edited = True
-        return False
-
-    done = stage(*TRAIN, kill_when=once, PYTHONPATH=str(workspace / "copy"))
-    assert edited
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"train: changed while this stage ran: {named}. Nothing was written")
-    assert "models/resnet.safetensors" not in outputs(workspace)
-
-    for path, content in before.items():
-        path.write_bytes(content)
-    if edit is edit_code:
-        shutil.copy(ROOT / "stages/training/step.py", "copy/stages/training/step.py")
-    again = stage(*TRAIN, PYTHONPATH=str(workspace / "copy"))
-    assert f"resnet: resumed after epoch {EPOCHS} of {EPOCHS}" in again.stdout
-    assert len(results()) == 3
+def go_on(process: Process) -> subprocess.CompletedProcess:
+    Path("hold").unlink()
+    return process.wait()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(stage, prepare, tmp_path_factory) -> tuple[dict[str, bytes], float]:
-    """The results of a training that nothing disturbs, and how many seconds it takes."""
-    here = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("undisturbed"))
+def undisturbed(trainings, prepare, tmp_path_factory) -> tuple[Path, float]:
+    """The folder of a training that nothing disturbs, and how many seconds it took."""
+    folder, here = tmp_path_factory.mktemp("undisturbed"), Path.cwd()
+    os.chdir(folder)
     try:
-        prepare(resnet__epochs=EPOCHS)
-        began = time.perf_counter()
-        done = stage(*TRAIN)
-        assert done.returncode == 0, done.stderr
-        return results(), time.perf_counter() - began
+        write_project(prepare)
+        began = time.monotonic()
+        done = trainings.run("mine")
+        Path("said").write_text(done.stdout + done.stderr)
+        assert done.returncode == 0, done
+        return folder, time.monotonic() - began
     finally:
         os.chdir(here)
 
 
 @pytest.fixture
-def long(workspace) -> Path:
-    set_param("resnet", "epochs", EPOCHS)
-    return workspace
+def expected(undisturbed) -> dict[str, bytes]:
+    return results(undisturbed[0])
 
 
-@pytest.mark.parametrize("trial", [*range(2), *(pytest.param(i, marks=pytest.mark.slow) for i in range(2, 24))])
-def test_a_training_killed_at_any_moment_ends_with_the_bytes_of_an_undisturbed_one(long, stage, undisturbed, trial):
-    expected, seconds = undisturbed
-    end = time.perf_counter() + seconds * random.Random(trial).uniform(0.4, 1.1)
-    stage(*TRAIN, kill_when=lambda: time.perf_counter() > end)
-    assert {name: content for name, content in results().items() if "history" not in name}.items() <= expected.items()
-    remove_results()
-    done = stage(*TRAIN)
-    assert done.returncode == 0, done.stderr
+# What it writes
+
+
+def test_a_training_writes_the_files_keys_and_columns_of_the_contract(undisturbed, monkeypatch):
+    monkeypatch.chdir(undisturbed[0])
+    assert written() == sorted(map(str, (MODEL, TIMING, HISTORY)))
+    history = pd.read_csv(HISTORY)
+    assert list(history) == [
+        "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "generalization_gap", "learning_rate",
+    ]  # fmt: skip
+    assert history.epoch.tolist() == list(range(1, EPOCHS + 1))
+    assert np.allclose(history.generalization_gap, history.train_accuracy - history.test_accuracy)
+    assert np.allclose(history.learning_rate, 0.025 * (1 + np.cos(np.pi * np.arange(EPOCHS) / EPOCHS)))
+    timing = json.loads(TIMING.read_text())
+    assert list(timing) == [
+        "train_seconds", "images_per_second", "device", "instruction_set", "threads", "precision", "compiled", "torch",
+        "python",
+    ]  # fmt: skip
+    assert timing["images_per_second"] > 40 * EPOCHS / timing["train_seconds"] > 0  # testing is left out
+    assert [timing[name] for name in ("device", "threads", "precision", "compiled", "torch")] == [
+        "CPU, 1 thread", 1, "fp32", False, torch.__version__,
+    ]  # fmt: skip
+    *_, last = Path("said").read_text().splitlines()
+    best = history.loc[history.test_accuracy.idxmax()]
+    seconds = timing["train_seconds"]
+    assert last == (
+        f"mine: {EPOCHS} epochs in {seconds:.1f} s, best test accuracy {best.test_accuracy:.2%} in epoch {best.epoch:.0f}"
+    )
+
+
+def test_the_model_card_is_exactly_recipe_data_and_history(undisturbed, monkeypatch):
+    monkeypatch.chdir(undisturbed[0])
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    found = card()
+    assert sorted(found) == ["data", "history", "recipe", "sha256"]
+    assert found["recipe"] == {
+        "run": "mine",
+        "model": "mine",
+        "seed": 42,
+        "settings": {"epochs": EPOCHS, "width": 32, "outputs": 2, "frozen": False, "plain": False},
+        "train": params["train"],
+        "augment": params["augment"],
+    }
+    assert found["data"] == json.loads(Path("data/dataset.json").read_text())
+    history = pd.read_csv(HISTORY)
+    assert [list(row) for row in found["history"]] == [list(history)] * EPOCHS
+    assert np.allclose(pd.DataFrame(found["history"]), history, rtol=1e-7)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_weights_kept_are_those_of_the_best_epoch_or_of_the_last(project, trainings, keep):
+    """Tested again here, by torch alone."""
+    edit(train__keep=keep, mine={"epochs": EPOCHS, "plain": True})
+    assert trainings.run("mine").returncode == 0
+    network = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 2))
+    network.load_state_dict(safetensors.torch.load_file(MODEL))
+    with np.load("data/test.npz") as arrays:
+        x = (torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.29
+        labels = torch.from_numpy(arrays["labels"])
+    history = pd.read_csv(HISTORY)
+    best = history.test_accuracy.idxmax()
+    assert best < EPOCHS - 1
+    row = history.loc[best if keep == "best" else EPOCHS - 1]
+    with torch.no_grad():
+        logits = network(x)
+    assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(row.test_accuracy)
+    assert F.cross_entropy(logits, labels).item() == pytest.approx(row.test_loss, rel=1e-4)
+
+
+def test_frozen_layers_keep_the_weights_that_follow_from_the_seed_and_the_others_train(project, trainings):
+    edit(mine={"epochs": 2, "frozen": True})
+    assert trainings.run("mine").returncode == 0
+    torch.manual_seed(42)
+    start = nn.Linear(192, 32), nn.Linear(32, 2)
+    weights = safetensors.torch.load_file(MODEL)
+    assert torch.equal(weights["2.weight"], start[0].weight)
+    assert torch.equal(weights["2.bias"], start[0].bias)
+    assert not torch.allclose(weights["6.weight"], start[1].weight, atol=1e-3)
+
+
+def test_another_hash_seed_and_another_folder_give_the_same_bytes(project, stage, expected):
+    copy_code(project / "code")
+    done = stage("stages.train", "mine", PYTHONPATH=str(project / "code"), PYTHONHASHSEED="7", OMP_NUM_THREADS="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert results() == expected
+
+
+def test_another_seed_gives_another_model(project, trainings, expected):
+    edit(seed=43)
+    assert trainings.run("mine").returncode == 0
+    assert results().keys() == expected.keys()
+    assert not set(results().values()) & set(expected.values())
+
+
+def test_the_history_grows_by_a_row_after_each_epoch(project, trainings):
+    process = held_after(1, trainings)
+    for epochs in (1, 2, 3):
+        Path("hold").write_text(str(epochs * BATCHES + 1))
+        process.runs_until(lambda: Path("held").read_text() == Path("hold").read_text())  # noqa: B023
+        rows = list(csv.reader(HISTORY.read_text().splitlines()))
+        assert [row[0] for row in rows] == ["epoch", *map(str, range(1, epochs + 1))]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# What disturbs it
+
+
+@pytest.mark.parametrize("trial", [*range(3), *(pytest.param(i, marks=pytest.mark.slow) for i in range(3, 24))])
+def test_a_training_killed_at_any_moments_ends_with_the_bytes_of_an_undisturbed_one(
+    project, trainings, undisturbed, expected, trial
+):
+    moments, resumed = random.Random(trial), 0
+    for kill in range(4):
+        process = trainings.start("mine")
+        if kill == 0:
+            process.runs_until(CHECKPOINT.exists)
+        end = time.monotonic() + undisturbed[1] * moments.uniform(0, 0.8)
+        until(lambda: time.monotonic() > end or process.status is not None)  # noqa: B023
+        if process.status is None:
+            os.kill(process.pid, signal.SIGKILL)
+        resumed += "resumed after epoch" in process.wait().stdout
+        assert MODEL.exists() <= (results().get(str(MODEL)) == expected[str(MODEL)])
+        rows = HISTORY.read_bytes() if HISTORY.exists() else b""
+        assert expected[str(HISTORY)].startswith(rows)
+        remove_results()
+    assert "resumed after epoch" in trainings.run("mine").stdout
     assert results() == expected
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_training_says_after_which_epoch_it_resumes_and_does(long, stage, undisturbed, by):
-    expected, _ = undisturbed
-    stopped = stage(*TRAIN, kill_when=CHECKPOINT.exists, by=by)
-    assert stopped.returncode == 128 + by
-    (line,) = stopped.stderr.splitlines()
-    said = re.fullmatch(rf"train: stopped \({by.name}\); run the same command to resume resnet after epoch (\d+)", line)
-    assert "models/resnet.safetensors" not in results()
-    again = stage(*TRAIN).stdout.splitlines()
-    assert again[2] == f"resnet: resumed after epoch {said[1]} of {EPOCHS}"
-    assert again[3].startswith(f"resnet {int(said[1]) + 1:>2}/{EPOCHS}  loss")
+def test_an_interrupted_training_ends_in_one_line_and_is_resumed(project, trainings, expected, by):
+    process = held_after(1, trainings)
+    os.kill(process.pid, by)
+    line = one_line(process.wait(), status=128 + by)
+    assert line == f"train: stopped ({by.name}); run the same command again to go on"
+    assert not MODEL.exists()
+    Path("hold").unlink()
+    said = trainings.run("mine").stdout.splitlines()
+    assert said[2] == RESUMED.format(1)
+    assert said[3].startswith(f"mine  2/{EPOCHS}  loss ")
     assert results() == expected
 
 
-def test_a_finished_training_whose_results_are_lost_writes_them_again_without_training(long, stage, undisturbed):
-    expected, _ = undisturbed
-    stage(*TRAIN, kill_when=Path("models/resnet.safetensors").exists)
+def test_a_second_training_of_the_run_is_refused_and_the_first_goes_on(project, trainings, expected):
+    first = held_after(1, trainings)
+    line = one_line(trainings.run("mine"))
+    assert line == "train: mine: another process trains this run in this folder; wait for it, or stop it"
+    assert go_on(first).returncode == 0
+    assert results() == expected
+
+
+def test_a_finished_training_whose_results_are_lost_writes_them_again_unless_dvc_has_them(project, trainings, expected):
+    trainings.run("mine")
+    timing = json.loads(TIMING.read_text())
     remove_results()
-    again = stage(*TRAIN)
-    assert f"resnet: resumed after epoch {EPOCHS} of {EPOCHS}" in again.stdout
+    again = trainings.run("mine").stdout.splitlines()
+    assert again[2] == RESUMED.format(EPOCHS)
+    assert len(again) == 4
+    assert results() == expected
+    assert json.loads(TIMING.read_text()) == timing
+
+    remove_results()
+    md5 = hashlib.md5(expected[str(MODEL)]).hexdigest()
+    Path("dvc.lock").write_text(f"stages: {{train@mine: {{outs: [{{path: {MODEL}, md5: {md5}}}]}}}}")
+    forced = trainings.run("mine").stdout.splitlines()  # as `dvc repro --force` does
+    assert len(forced) == 2 + EPOCHS + 1
     assert results() == expected
 
 
-def test_the_history_has_a_row_for_each_finished_epoch_while_the_training_runs(long, stage):
-    seen = []
-
-    def look() -> bool:
-        if Path("plots/history/resnet.csv").exists():
-            text = Path("plots/history/resnet.csv").read_text()
-            assert text.endswith("\n")  # whole at any moment
-            seen.append(len(list(csv.DictReader(text.splitlines()))))
-        return bool(seen) and seen[-1] >= 5
-
-    stage(*TRAIN, kill_when=look)
-    assert seen == sorted(seen)
-    assert len(set(seen) & set(range(1, 6))) >= 3
+def edited_params() -> None:
+    edit(train__momentum=0.8)
 
 
-def test_a_second_training_of_the_run_is_refused(workspace, stage):
-    with train.alone("resnet"):
-        done = stage(*TRAIN)
-    assert done.returncode == 1
-    assert done.stderr == "train: resnet: another process trains this run in this folder; wait for it, or stop it\n"
-    assert outputs(workspace) == []
+def edited_data() -> None:
+    with np.load("data/test.npz") as arrays:
+        np.savez("data/test.npz", **{**arrays, "images": arrays["images"] // 2})
 
 
-def test_results_that_cannot_be_written_end_in_one_line(workspace, stage):
-    Path("models").touch()
-    done = stage(*TRAIN)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert re.match(r"train: models.*File exists|train: .*Not a directory", line)
+def edited_code(code: Path) -> None:
+    with (code / "stages/training/step.py").open("a") as file:
+        file.write("# changed\n")
 
 
-def test_a_full_disk_ends_in_one_line_with_the_need_and_leaves_no_half_a_file(small_disk, prepare, stage):
-    folder = small_disk(1000)
-    prepare(resnet__epochs=1)
-    done = stage(*TRAIN)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert re.match(
-        r"train: models/resnet\.safetensors: the disk is full: \d+ MiB are free in .*, \d+ MiB are needed; make", line
-    )
-    assert "no checkpoint (No space left on device, " in done.stdout
-    assert not [name for name in outputs(folder) if "models" in name]
-    subprocess.run(["mount", "-o", "remount,size=50m", str(folder)], check=True)
-    assert stage(*TRAIN).returncode == 0
-    assert len(results()) == 3
+@pytest.mark.parametrize("what", ["parameters", "data", "code"])
+def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(project, trainings, code, expected, what):
+    step = code / "stages/training/step.py"
+    before = {path: path.read_bytes() for path in (Path("params.yaml"), Path("data/test.npz"), step)}
+    process = held_after(0, trainings)
+    {"parameters": edited_params, "data": edited_data, "code": lambda: edited_code(code)}[what]()
+    done = go_on(process)
+    for path, content in before.items():
+        path.write_bytes(content)
+    named = {"parameters": "the parameters", "data": "data/test.npz", "code": "stages/training/step.py"}[what]
+    assert one_line(done).startswith(f"train: changed while this stage ran: {named}. Nothing was written")
+    assert not MODEL.exists()
+    assert not TIMING.exists()
+
+    assert RESUMED.format(EPOCHS) in trainings.run("mine").stdout
+    assert results() == expected
 
 
-def test_running_out_of_memory_names_the_batch_size_and_writes_nothing(workspace):
-    """A real limit on the address space of the process, set after it has started."""
-    set_param("resnet", "base_channels", 1024)
-    code = (
-        "import resource, runpy, sys; import stages.train\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)\n"
-        f"sys.argv = {list(TRAIN)!r}; runpy.run_module('stages.train', run_name='__main__')\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "ran out of memory at train.batch_size = 16 with ResNet-10, 1024 channels; make the batch" in line
-    assert outputs(workspace) == []
+def test_parameters_of_other_stages_and_runs_may_be_edited_meanwhile(project, trainings, expected):
+    process = held_after(0, trainings)
+    edit(study__margin=0.01, cnn__epochs=7, ablation__weight_decay=0.1)
+    assert go_on(process).returncode == 0
+    assert results() == expected
+
+
+@pytest.mark.parametrize("name", ["train.py", "training/loop.py"])
+def test_code_edited_while_python_imports_torch_is_not_credited_with_what_the_old_code_did(project, name):
+    """A file saved while torch is loaded is imported later, or was read already: neither may be written down."""
+    copy_code(project / "code")
+    environment = os.environ | {"PYTHONPATH": str(project / "code"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "stages.train", "mine"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text() or process.poll() is not None)
+    with (project / "code/stages" / name).open("a") as file:
+        file.write("# changed\n")
+    out, err = process.communicate()
+    line = one_line(subprocess.CompletedProcess(command, process.returncode, out, err))
+    assert line.startswith(f"train: changed while this stage ran: stages/{name}. Nothing was written")
+    assert not MODEL.exists()
+
+
+def interrupted(trainings: Server) -> None:
+    """Leave the checkpoint of an interrupted training."""
+    process = held_after(1, trainings)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    Path("hold").unlink()
+
+
+@pytest.mark.parametrize(("edited", "named"), [(edited_params, "parameters"), (edited_data, "data")])
+def test_a_checkpoint_of_other_inputs_is_not_resumed(project, trainings, edited, named):
+    interrupted(trainings)
+    edited()
+    again = trainings.run("mine").stdout.splitlines()
+    assert again[2] == f"{CHECKPOINT}: starting from epoch 1, because this checkpoint has other {named}"
+    assert again[3].startswith(f"mine  1/{EPOCHS}")
+
+
+def test_a_checkpoint_of_other_code_and_another_instruction_set_is_not_resumed(project, trainings, stage):
+    interrupted(trainings)
+    copy_code(project / "code")
+    edited_code(project / "code")
+    kind = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    done = stage("stages.train", "mine", PYTHONPATH=str(project / "code"), OMP_NUM_THREADS="1", **kind)
+    assert f"{CHECKPOINT}: starting from epoch 1, because this checkpoint has other code and device\n" in done.stdout
+    assert json.loads(TIMING.read_text())["instruction_set"] == "DEFAULT SSE41"
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_no_half_a_file(small_disk, prepare, trainings):
+    folder = small_disk(100)
+    write_project(prepare, mine={"epochs": 2, "width": 256})
+    done = trainings.run("mine")
+    line = one_line(done)
+    assert re.match(rf"train: {MODEL}: the disk is full: 0 MiB are free; make room and run this again", line)
+    assert re.search(rf"{CHECKPOINT}: no checkpoint \(No space left on device, \d+ MiB are needed\)", done.stdout)
+    assert [path for path in written() if "plots" not in path] == []
+    subprocess.run(["mount", "-o", "remount,size=5m", str(folder)], check=True)
+    assert trainings.run("mine").returncode == 0
+    assert written() == sorted(map(str, (MODEL, TIMING, HISTORY)))
+
+
+# What it refuses
 
 
 @pytest.mark.parametrize(
-    "environment",
-    [{"WORLD_SIZE": "8"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONOPTIMIZE": "2"}, {"MPLBACKEND": "x"}, {"LC_ALL": "C"}],
-    ids=lambda environment: next(iter(environment)),
+    ("run", "changes", "message"),
+    [
+        ("nope", {}, r"'nope' is no run in params\.yaml; there is mine, cnn, resnet"),
+        ("../x", {}, r"'\.\./x' is no run in params\.yaml; there is mine, cnn, resnet"),
+        ("mine", {"resnet__base_channels": 4}, r"params\.yaml: section resnet: base_channels = 4: must be greater than"),
+        ("mine", {"resnet__width": 3}, r"params\.yaml: section resnet: width is unknown; known here: epochs, base_ch"),
+        ("mine", {"cnn": {}}, r"params\.yaml: section cnn: epochs is missing"),
+        ("mine", {"train__warmup_epochs": 7}, r"params\.yaml: .*train\.warmup_epochs = 7: must be less than cnn\.epochs"),
+        ("mine", {"mine__outputs": 3}, r"the model's output for one image is \(1, 3\); it must be .* \(1, 2\)"),
+        ("mine", {"train__learning_rate": 1e30}, r"the loss is no longer finite after epoch 1 at learning rate 1e\+30"),
+        ("mine", {"train__precision": "tf32"}, r"train\.precision = 'tf32': this machine has no GPU"),
+    ],
 )
-def test_an_odd_environment_changes_nothing(workspace, stage, environment):
-    done = stage(*TRAIN, **environment)
-    assert done.returncode == 0, done.stderr
-    assert len(results()) == 3
+def test_what_cannot_be_trained_ends_in_one_line_before_anything_is_written(project, trainings, run, changes, message):
+    edit(**changes)
+    assert re.match(f"train: {message}", one_line(trainings.run(run)))
+    assert written() == []
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
-def test_closed_streams_do_not_end_a_training(workspace, closed):
-    command = f"exec {sys.executable} -m {' '.join(TRAIN)} {closed}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(["sh", "-c", command], env=environment)
-    assert done.returncode == 0
-    assert len(results()) == 3
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"data/train\.npz: no such file; make it with `dvc repro`"),
+        (lambda content: content[:-9], r"data/train\.npz: .*make it with `dvc repro"),
+        (lambda content: content[:5000] + b"damaged" + content[5007:], r"data/train\.npz: .*make it with `dvc repro"),
+    ],
+)
+def test_missing_or_damaged_images_are_named(project, trainings, content, message):
+    path = Path("data/train.npz")
+    before = path.read_bytes()
+    path.unlink()
+    if content:
+        path.write_bytes(content(before))
+    assert re.match(f"train: {message}", one_line(trainings.run("mine")))
+    assert written() == []
 
 
-def on_a_terminal(columns: int, *command: str) -> str:
-    """The output of a stage on a real terminal of so many columns."""
+def test_running_out_of_memory_names_the_batch_size_and_the_model(project, trainings):
+    edit(resnet__base_channels=1024)
+    line = one_line(trainings.run("resnet", memory=2**28))
+    assert "ran out of memory at train.batch_size = 16 with ResNet-10, 1024 channels, beside" in line
+    assert written() == []
+
+
+# What a person sees
+
+
+def test_on_a_terminal_of_80_columns_there_is_a_bar_and_nothing_is_cut_off(project, trainings):
+    run = {"model": "mine", "weight_decay": "ablation.weight_decay"}
+    edit(runs={"resnet_ablation": run})
     main, other = pty.openpty()
-    ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "TERM": "xterm"}
-    environment.pop("COLUMNS", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command], env=environment, stdout=other, stderr=other, stdin=other
-    )
-    os.close(other)
+    ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = trainings.start("resnet_ablation", streams=os.ttyname(other), TERM="xterm")
     shown = b""
-    while True:
-        try:
-            part = os.read(main, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    process.wait()
-    os.close(main)
-    assert process.returncode == 0, shown
-    return shown.decode()
-
-
-def test_on_a_terminal_of_80_columns_nothing_is_cut_off(workspace):
-    set_param("resnet", "epochs", 30)
-    command = ("stages.train", "resnet_ablation", "--model", "resnet", "--weight-decay", "ablation.weight_decay")
-    shown = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", on_a_terminal(80, *command))]
-    assert max(map(len, shown)) <= 80
-    epochs = [line for line in shown if re.match(r"resnet_ablation +\d+/30  loss", line)]
-    assert len(epochs) == 30
-    figures = r"resnet_ablation 30/30  loss \d\.\d{4}  train \d+\.\d\d%  test \d+\.\d\d%  lr \S+"
+    while process.status is None or select.select([main], [], [], 0)[0]:
+        if select.select([main], [], [], 0.01)[0]:
+            shown += os.read(main, 65536)
+    assert process.status == 0, shown
+    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", shown.decode())]
+    assert max(map(len, lines)) <= 80
+    epochs = [line for line in lines if re.match(rf"resnet_ablation +\d+/{EPOCHS}  loss", line)]
+    assert len(epochs) == EPOCHS
+    figures = rf"resnet_ablation {EPOCHS}/{EPOCHS}  loss \d\.\d{{4}}  train \d+\.\d\d%  test \d+\.\d\d%  lr \S+"
     assert re.fullmatch(figures, epochs[-1])
-    bars = [line for line in shown if line.startswith("resnet_ablation:") and "left" in line]
+    bars = [line for line in lines if line.startswith("resnet_ablation:") and "left" in line]
     assert bars
     assert all(re.search(r"images/s, [\d:?]+ left$", bar) for bar in bars)
 
 
-TOGETHER = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", *TRAIN)
+# Two processes
 
 
-def signal_rank(rank: int, number: int) -> list[int]:
-    """Send the training process of this rank a signal, once there is a checkpoint; its id, or none."""
-    for process in psutil.process_iter() if CHECKPOINT.exists() else ():
-        try:
-            if process.cwd() == os.getcwd() and process.environ().get("RANK") == str(rank):
-                process.send_signal(number)
-                return [process.pid]
-        except psutil.Error:
-            continue
-    return []
-
-
-def test_two_processes_train_as_one_and_one_that_dies_ends_both(long, stage):
-    done = stage(*TOGETHER, OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if " on " in line] == [
-        "resnet: on 2 × CPU, 1 thread, fp32, not compiled"
+def two_processes(trainings: Server, *folders: Path) -> list[Process]:
+    """Start both as torchrun does, each in its folder."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    common = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    folders = folders or (Path.cwd(), Path.cwd())
+    return [
+        trainings.start("mine", cwd=folder, **common, RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2")
+        for rank, folder in zip("01", folders, strict=True)
     ]
-    assert done.stdout.count(f"resnet {EPOCHS}/{EPOCHS}  ") == 1
-    expected = results()
-    remove_results()
+
+
+def test_two_processes_train_as_one(project, trainings):
+    edit(mine={"epochs": EPOCHS, "plain": True})
+    assert trainings.run("mine").returncode == 0
+    alone = safetensors.torch.load_file(MODEL), pd.read_csv(HISTORY)
     CHECKPOINT.unlink()
+    remove_results()
+    first, second = (process.wait() for process in two_processes(trainings))
+    assert (first.returncode, second.returncode, second.stdout) == (0, 0, "")
+    assert first.stdout.splitlines()[1] == "mine: on 2 × CPU, 1 thread, fp32, not compiled"
+    weights = safetensors.torch.load_file(MODEL)
+    assert all(torch.allclose(tensor, alone[0][name], atol=1e-4) for name, tensor in weights.items())
+    assert np.allclose(pd.read_csv(HISTORY), alone[1], atol=1e-3)
 
-    killed = []
 
-    def kill_once() -> bool:
-        if not killed:
-            killed.extend(signal_rank(1, signal.SIGKILL))
-        return False
+def test_torchrun_gives_the_same_bytes_as_a_pair_of_which_one_was_killed(project, trainings, code, stage):
+    Path("hold").write_text(str(BATCHES + 1))
+    first, second = two_processes(trainings)
+    first.runs_until(Path("held").exists)
+    os.kill(second.pid, signal.SIGKILL)
+    Path("hold").unlink()
+    line = one_line(first.wait())
+    assert line == "train: another process ended, so this training ended too; see its message, and run this again"
+    assert not MODEL.exists()
+    first, second = (process.wait() for process in two_processes(trainings))
+    assert RESUMED.format(1) in first.stdout
+    resumed = results()
+    assert len(resumed) == 2
 
-    stopped = stage(*TOGETHER, kill_when=kill_once, OMP_NUM_THREADS="1")
-    assert killed
-    assert stopped.returncode != 0
-    (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("train: ")]
-    assert re.search(r"another of the 2 processes ended, so this training ended too|stopped \(SIGTERM\)", line)
-    assert "models/resnet.safetensors" not in results()
+    CHECKPOINT.unlink()
+    remove_results()
+    together = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.train", "mine")
+    done = stage(*together, PYTHONPATH=str(code), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done
+    assert results() == resumed
 
-    again = stage(*TOGETHER, OMP_NUM_THREADS="1")
-    assert "resnet: resumed after epoch" in again.stdout
-    assert results() == expected
+
+@pytest.mark.parametrize(("edited", "named"), [(edited_params, "parameters"), (edited_data, "data")])
+def test_two_machines_with_different_inputs_are_refused_before_they_train(
+    project, trainings, tmp_path_factory, monkeypatch, edited, named
+):
+    other = tmp_path_factory.mktemp("other") / "machine"
+    shutil.copytree(project, other)
+    edited()
+    for process in two_processes(trainings, project, other):
+        line = one_line(process.wait())
+        assert line == f"train: the 2 processes began with different {named}; give all of them the same files"
+    assert written() == []
 
 
 @pytest.mark.parametrize(
@@ -428,46 +595,7 @@ def test_two_processes_train_as_one_and_one_that_dies_ends_both(long, stage):
         ("sync_batchnorm", True, "train.sync_batchnorm needs GPUs when several processes train; set it to false"),
     ],
 )
-def test_what_several_processes_cannot_do_is_refused_by_name(workspace, stage, param, value, message):
-    set_param("train", param, value)
-    done = stage(*TOGETHER, OMP_NUM_THREADS="1")
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert outputs(workspace) == []
-
-
-def test_two_machines_with_different_parameters_are_refused_before_the_training(workspace, tmp_path_factory):
-    """Two launchers, each in a folder of its own, as on machines that share none."""
-    other = tmp_path_factory.mktemp("other") / "machine"
-    shutil.copytree(workspace, other)
-    set_param("train", "momentum", 0.8)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    together = ("torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    nodes = [
-        subprocess.Popen(
-            [sys.executable, "-m", *together, f"--master-port={port}", f"--node-rank={rank}", "-m", *TRAIN],
-            cwd=folder, env=environment, stderr=subprocess.PIPE, text=True,
-        )
-        for rank, folder in enumerate((workspace, other))
-    ]  # fmt: skip
-    said = [node.communicate()[1] for node in nodes]
-    assert all(node.returncode for node in nodes)
-    line = "train: the 2 processes began with different parameters; give all of them the same files"
-    assert any(line in lines.splitlines() for lines in said)
-    assert outputs(workspace) == outputs(other) == []
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_a_process_that_waits_for_another(long, stage):
-    """The other one is stopped in its tracks, and the launcher kills it after half a minute."""
-
-    def one_is_stopped() -> bool:
-        found = signal_rank(1, signal.SIGSTOP)
-        time.sleep(2 * len(found))  # until the other one waits for it
-        return bool(found)
-
-    done = stage(*TOGETHER, kill_when=one_is_stopped, by=signal.SIGINT, OMP_NUM_THREADS="1")
-    assert done.returncode != 0
-    assert "train: stopped (SIGINT) while it waited for another process; run the same command" in done.stderr
+def test_what_two_processes_cannot_do_is_refused_by_name(project, trainings, param, value, message):
+    edit(**{f"train__{param}": value})
+    assert all(message in one_line(process.wait()) for process in two_processes(trainings))
+    assert written() == []

@@ -1,0 +1,147 @@
+"""Stages as processes that start in a hundredth of a second: forked from one that has imported torch, and waits.
+
+    python -P tests/warm.py < requests
+
+Each is a process like any other, with a folder, streams, signals and an end of its own.
+"""
+
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class Process:
+    """A stage that runs; `pid` is its number, `status` how it ended, negative for a signal, None as long as it runs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        until((folder / "pid").exists)
+        self.pid = int((folder / "pid").read_text())
+
+    @property
+    def status(self) -> int | None:
+        path = self.folder / "status"
+        return int(path.read_text()) if path.exists() else None
+
+    def runs_until(self, condition: Callable[[], object]) -> None:
+        """Wait for an event; the process must not end before it."""
+        until(lambda: condition() or self.status is not None)
+        assert condition(), self.wait()
+
+    def wait(self) -> subprocess.CompletedProcess:
+        until(lambda: self.status is not None)
+        out, err = ((self.folder / name).read_text() for name in ("out", "err"))
+        return subprocess.CompletedProcess(self.pid, self.status or 0, out, err)
+
+
+def until(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Wait for something that is sure to come; the limit is for a test that has an error."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+class Server:
+    """The process that waits.
+
+    Args:
+        code: the folder of the `stages` that it imports.
+        folder: for the processes' output.
+    """
+
+    def __init__(self, code: Path, folder: Path, module: str):
+        self.folder, self.started = folder, 0
+        environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, "-P", __file__, module]
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, text=True)
+
+    def start(self, *arguments: str, streams: str = "", memory: int = 0, cwd: Path | None = None, **env: str) -> Process:
+        """Start the module with these arguments.
+
+        Args:
+            streams: a terminal, in place of files.
+            memory: bytes that it may take.
+        """
+        folder = self.folder / str(self.started)
+        folder.mkdir(parents=True)
+        self.started += 1
+        request = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "env": env, "folder": str(folder)}
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(request | {"streams": streams, "memory": memory}) + "\n")
+        self.process.stdin.flush()
+        return Process(folder)
+
+    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
+        return self.start(*arguments, **options).wait()
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def next_process(module: str) -> list[str]:
+    """Wait for requests; return the arguments of one in each of the processes that are to be a stage."""
+    importlib.import_module(module)
+    del sys.modules[module]  # to be run
+    gc.freeze()  # what no collection touches is not copied in each process
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if os.fork() > 0:
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        folder = Path(request["folder"])
+        if (pid := os.fork()) == 0:
+            return become(request, folder)
+        note(folder / "pid", pid)
+        note(folder / "status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        os._exit(0)
+    sys.exit()
+
+
+def become(request: dict, folder: Path) -> list[str]:
+    os.chdir(request["cwd"])
+    os.environ |= request["env"]
+    names = [request["streams"]] * 3 if request["streams"] else [os.devnull, folder / "out", folder / "err"]
+    for number, name in enumerate(names):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    if request["memory"]:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + request["memory"],) * 2)
+    return request["arguments"]
+
+
+def note(path: Path, number: int) -> None:
+    """Write a file, whole."""
+    beside = path.with_suffix(".new")
+    beside.write_text(str(number))
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    module, status = sys.argv[1], 0
+    sys.argv[1:] = next_process(module)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # Python's own end would take longer than the stage
