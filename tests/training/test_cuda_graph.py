@@ -1,6 +1,7 @@
-"""Capture and replay, by CPU twins of CUDA's graphs: what a capture records is run again on the same memory."""
+"""Capture and replay by CPU twins of CUDA's streams and graphs, and on a GPU where there is one."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -9,19 +10,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from stages.training.cuda_graph import WARM_UP, Replayed
-from stages.training.device import Backend
+from stages.training.cuda_graph import GraphedFunction
+from stages.training.device import Device
 from stages.training.distributed import Processes
-from stages.training.loop import train
-from tests.training.toys import CPU, dataset, model, recipe
+from tests.training.toys import Dropping, dataset, fresh, recipe, same, states
 
-DATA = dataset(train=100, test=20)
+DATA = dataset()
 
 
 class Graph(TorchDispatchMode):
-    """The twin of torch.cuda.CUDAGraph: operations without the Python between them, on tensors that stay in place."""
+    """The twin of torch.cuda.CUDAGraph: operations without the Python between them, on tensors that stay in place.
 
-    captures: list["Graph"] = []  # noqa: RUF012
+    Random operations draw from the CPU's generator when they are replayed, as those of a real graph do from the GPU's.
+    """
 
     def __init__(self):
         super().__init__()
@@ -36,6 +37,7 @@ class Graph(TorchDispatchMode):
 
     @torch.no_grad()
     def replay(self) -> None:
+        LOG.append("replay")
         for function, args, kwargs, results in self.operations:
             for old, new in zip(tree_leaves(results), tree_leaves(function(*args, **kwargs)), strict=True):
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
@@ -43,89 +45,128 @@ class Graph(TorchDispatchMode):
 
 
 class Stream:
+    """The twin of torch.cuda.Stream, which writes down who waits for whom."""
+
+    def __init__(self, name: str = "side"):
+        self.name = name
+
     def wait_stream(self, other: "Stream") -> None:
-        """Everything on a CPU is in order."""
+        LOG.append(f"{self.name} waits for {other.name}")
+
+
+LOG: list[str] = []
+MAIN = Stream("main")
+current = [MAIN]
 
 
 @contextlib.contextmanager
-def capture(graph: Graph, pool: object) -> Iterator[None]:
-    Graph.captures.append(graph)
-    with graph:
+def on(stream: Stream) -> Iterator[None]:
+    """The twin of torch.cuda.stream."""
+    current.append(stream)
+    yield
+    current.pop()
+
+
+@contextlib.contextmanager
+def capture(graph: Graph, pool: object, stream: Stream) -> Iterator[None]:
+    """The twin of torch.cuda.graph."""
+    LOG.append("capture")
+    with on(stream), graph:
         yield
 
 
-class Capturing(Backend):
-    """The CPU, replaying as a GPU does."""
-
-    def replayed(self, function, state):
-        return Replayed(function, state)
-
-
-@pytest.fixture
-def twins(monkeypatch) -> list[Graph]:
-    """CPU twins in place of CUDA; the captures made so far."""
-    monkeypatch.setattr(Graph, "captures", [])
+@pytest.fixture(autouse=True)
+def twins(request, monkeypatch) -> None:
+    LOG.clear()
+    if request.node.get_closest_marker("cuda"):
+        return
     for name, twin in {
-        "graph_pool_handle": object, "Stream": Stream, "current_stream": Stream, "CUDAGraph": Graph, "graph": capture,
-        "stream": lambda stream: contextlib.nullcontext(),
+        "graph_pool_handle": object, "Stream": Stream, "current_stream": lambda: current[-1], "CUDAGraph": Graph,
+        "graph": capture, "stream": on, "get_rng_state": torch.get_rng_state, "set_rng_state": torch.set_rng_state,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, twin)
-    return Graph.captures
 
 
-def test_a_replay_computes_with_its_own_argument_and_leaves_no_trace_of_warming_up(twins):
-    total, calls = torch.zeros(2), []
+class Capturing(Device):
+    """The CPU, replaying as a GPU does."""
+
+    def graphed(self, function, state):
+        return GraphedFunction(function, state)
+
+
+def test_a_capture_follows_a_warm_up_on_the_same_side_stream_and_each_waits_for_the_other():
+    def function(argument: Tensor) -> Tensor:
+        LOG.append(f"call on {current[-1].name}")
+        return argument + 1
+
+    graphed = GraphedFunction(function, [])
+    graphed(torch.ones(2))
+    steps = [name for name, _ in itertools.groupby(LOG)]
+    first = ["side waits for main", "call on side", "main waits for side", "capture", "call on side", "replay"]
+    assert steps == first
+    LOG.clear()
+    graphed(torch.ones(2))
+    assert LOG == ["replay"]
+
+
+def check_replays(device: str) -> None:
+    """A replay takes its own argument; the warm-up leaves no trace in the state or in the random numbers."""
+    total, drawn = torch.zeros(2, device=device), torch.zeros(2, device=device)
 
     def add(argument: Tensor) -> Tensor:
-        calls.append(argument)
         total.add_(argument)
+        drawn.copy_(torch.rand(2, device=device))
         return 2 * argument
 
-    replayed = Replayed(add, [total])
-    assert replayed(torch.tensor([1.0, 2.0])).tolist() == [2, 4]
-    assert total.tolist() == [1, 2]
-    assert replayed(torch.tensor([10.0, 20.0])).tolist() == [20, 40]
-    assert total.tolist() == [11, 22]
-    assert len(calls) == WARM_UP + 1
+    graphed, results, draws = GraphedFunction(add, [total]), [], []
+    for _ in range(2):  # the first round captures
+        torch.manual_seed(5)
+        for argument in ([1.0, 2.0], [10.0, 20.0]):
+            results.append(graphed(torch.tensor(argument, device=device)).tolist())
+            draws.append(drawn.tolist())
+    assert results == [[2, 4], [20, 40]] * 2
+    assert total.tolist() == [22, 44]
+    assert draws[:2] == draws[2:]
+    assert draws[0] != draws[1]
 
 
-def test_each_shape_is_captured_once(twins):
-    replayed = Replayed(lambda argument: argument + 1, [])
-    for count in (3, 2, 3, 2):
-        assert replayed(torch.arange(count)).tolist() == [1, 2, 3][:count]
-    assert len(twins) == 2
-
-
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_a_training_by_replays_has_the_bytes_of_an_eager_one(twins, name):
-    """Its rates, batches of two sizes, statistics, momentum and tests of each epoch, as no first batch would have."""
-    of = recipe(name, epochs=3)
-    eager = train(model(of), DATA, of, CPU)
-    replayed = train(model(of), DATA, of, Capturing(CPU.device, "fp32", compile=False))
-    assert len(twins) == 3  # batches of 32, the last one of 4, the test images
-    assert replayed.history == eager.history
-    assert all(torch.equal(tensor, eager.tensors[key]) for key, tensor in replayed.tensors.items())
-    assert all(torch.equal(tensor, eager.best_weights[key]) for key, tensor in replayed.best_weights.items())
-
-
-def test_one_process_on_a_gpu_replays_and_no_other(twins):
-    def function(argument: Tensor) -> Tensor:
-        return argument
-
-    for name, world_size, replays in (("cuda", 1, True), ("cuda", 2, False), ("cpu", 1, False), ("cpu", 2, False)):
-        backend = Backend(torch.device(name), "fp32", compile=False, processes=Processes(0, world_size))
-        assert isinstance(backend.replayed(function, []), Replayed) == replays
+def test_a_replay_computes_with_its_own_argument_and_leaves_no_trace_of_warming_up():
+    check_replays("cpu")
 
 
 @pytest.mark.cuda
 def test_on_a_gpu_a_replay_computes_with_its_own_argument_and_leaves_no_trace_of_warming_up():
-    total = torch.zeros(2, device="cuda")
+    check_replays("cuda")
 
-    def add(argument: Tensor) -> Tensor:
-        total.add_(argument)
-        return 2 * argument
 
-    replayed = Replayed(add, [total])
-    for argument, result, expected in (([1.0, 2.0], [2, 4], [1, 2]), ([10.0, 20.0], [20, 40], [11, 22])):
-        assert replayed(torch.tensor(argument, device="cuda")).tolist() == result
-        assert total.tolist() == expected
+def test_each_shape_is_captured_once_and_the_callers_tensor_may_change():
+    graphed = GraphedFunction(lambda argument: argument + 1, [])
+    for count in (3, 2, 3, 2):
+        argument = torch.arange(count)
+        assert graphed(argument).tolist() == [1, 2, 3][:count]
+        assert argument.tolist() == [0, 1, 2][:count]
+    assert LOG.count("capture") == 2
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "dropout"])
+def test_a_training_by_replays_has_the_bytes_of_an_eager_one(name):
+    """Its rates, batches of two sizes, masks, statistics, momentum and tests of each epoch; also when it is resumed."""
+    of = recipe("resnet" if name == "resnet" else "cnn", epochs=3)
+    build = Dropping if name == "dropout" else lambda: fresh(of)
+    eager = states(build(), DATA, of)
+    capturing = Capturing(torch.device("cpu"), "fp32", compile=False)
+    replayed = states(build(), DATA, of, capturing)
+    assert LOG.count("capture") == 3  # batches of 32, the last one of 6, the test images
+    assert all(same(*pair) for pair in zip(replayed, eager, strict=True))
+    (*_, resumed) = states(build(), DATA, of, capturing, replayed[0])
+    assert same(resumed, eager[-1])
+
+
+@pytest.mark.parametrize(("place", "processes", "expected"), [("cuda", 1, True), ("cuda", 2, False), ("cpu", 1, False)])
+def test_one_process_on_a_gpu_captures_and_no_other(place, processes, expected):
+    def function(argument: Tensor) -> Tensor:
+        return argument
+
+    device = Device(torch.device(place), "fp32", compile=False, processes=Processes(0, processes))
+    graphed = device.graphed(function, [])
+    assert isinstance(graphed, GraphedFunction) if expected else graphed is function
