@@ -1,6 +1,5 @@
 import os
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -81,11 +80,6 @@ def test_other_names_of_a_split_are_taken_for_it_with_a_note(tmp_path, plain, ca
     assert capsys.readouterr().out == f"note: {path}: {name}/ is taken for test/\n"
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    files = {name.replace("cat", "train"): content for name, content in unsplit(4).items()}
-    assert read(write(tmp_path, "folder", files), 8, 0.25).classes == ["dog", "train"]
-
-
 SILENT = [".DS_Store", "train/cat/._2.png", "train/cat/Thumbs.db", "test/desktop.ini", "train/cat/1.png~", "~$a.doc"]
 SILENT += ["__MACOSX/train/cat/._1.png", "train/cat/#2.png#", "test/Icon\r"]
 FOLDERS = [".net/1.png", "train/.net/1.png", "train/.net/2.png", "a~/1.png", "lost+found/1.png"]
@@ -96,11 +90,8 @@ BESIDE = ["valid/cat/1.png", "README.txt", "labels.csv"]  # as in the downloads 
 @pytest.mark.parametrize(
     ("names", "said"),
     [(SILENT, ""), (FOLDERS, ".net; a~; lost+found; train/.net"), (BESIDE, "README.txt; labels.csv; valid")],
-    ids=["silent", "folders", "beside"],
 )
-def test_what_is_passed_over_is_named_but_for_what_systems_and_editors_leave_behind(
-    tmp_path, plain, capsys, kind, names, said
-):
+def test_what_is_passed_over_is_named_but_for_leftovers(tmp_path, plain, capsys, kind, names, said):
     path = write(tmp_path, kind, contents() | dict.fromkeys(names, b"x"))
     assert_same(path, plain)
     assert capsys.readouterr().out == (f"note: {path}: not read: {said}\n" if said else "")
@@ -156,23 +147,23 @@ def test_a_link_or_a_device_in_a_tar_is_refused_by_name(tmp_path, kind, link):
 
 SHOWN = [
     "a b",
-    "v1.2",
+    "train",
     "Æble 狗",
     'say "x", <b>',
     "-x",
-    "x" * 100,
     "می\u200cروم",
     "ක්\u200dරී",
     "👨\u200d👩\u200d👧",
     "🫩",
+    "犬\u3000猫",
 ]
 
 
-@pytest.mark.parametrize("name", [*SHOWN, "犬\u3000猫"])
+@pytest.mark.parametrize("name", [*SHOWN, "x" * 100])
 def test_any_name_that_can_be_shown_is_a_class(tmp_path, name):
-    files = {file.replace("cat", name): content for file, content in contents().items()}
+    files = {file.replace("cat", name): content for file, content in unsplit(3).items()}
     for kind in ("folder", "tar", "zip"):
-        assert read(write(tmp_path, kind, files), 8, 0.2).classes == sorted([name, "dög fish"])
+        assert read(write(tmp_path, kind, files), 8, 0.2).classes == sorted([name, "dog"])
 
 
 @pytest.mark.parametrize("name", ["\udcff", "two\nlines", "\x1b[2J", "a\u202etac", "\u2067x", "\x85", "a\u2028b"])
@@ -185,21 +176,15 @@ def test_a_class_whose_name_would_garble_a_line_is_shown_in_escapes_and_once(tmp
 @pytest.mark.parametrize("twin", ["cat ", "cat\u3000", "ca\u200bt", "c\ufeffat", "ｃａｔ"])
 def test_classes_that_look_alike_are_refused(tmp_path, twin):
     files = unsplit(3) | {f"{twin}/{n}.png": encoded(picture(n)) for n in range(3)}
-    assert f"{twin!a} look alike" in refusal(write(tmp_path, "folder", files)).replace(
-        f"{twin!a} and 'cat'", f"{twin!a}"
-    )
+    first, second = sorted(["cat", twin])
+    assert f"classes {first!a} and {second!a} look alike" in refusal(write(tmp_path, "folder", files))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "tgz", "TAR.GZ", "txz"])
 @pytest.mark.parametrize("name", ["2024.05.photos", "v1.2-photos", "Fotos für Köln"])
 def test_a_name_with_dots_is_kept(tmp_path, kind, name):
-    assert read(write(tmp_path, kind, unsplit(3), name), 8, 0.2).name == name
-
-
-@pytest.mark.parametrize("ending", [".tgz", ".TAR.GZ", ".txz", "/../toys"])
-def test_other_endings_are_known(tmp_path, ending):
-    path = write(tmp_path, "folder" if "/" in ending else "tar.gz", contents()).rename(tmp_path / f"toys{ending}")
-    assert read(path, 8, 0.2).name == "toys"
+    made = write(tmp_path, kind if kind in KINDS else "tar.gz", unsplit(3), name)
+    assert read(made.rename(tmp_path / (name if kind == "folder" else f"{name}.{kind}")), 8, 0.2).name == name
 
 
 GOOD = encoded(picture(1))
@@ -232,10 +217,8 @@ def test_what_is_wrong_with_the_files_is_named(tmp_path, kind, drop, add, named)
 
 
 @pytest.mark.parametrize("path", ["/", "/dev/zero", "/proc/self", "nowhere"])
-def test_a_path_that_is_no_data_set_ends_at_once(path):
-    began = time.process_time()
+def test_a_path_that_is_no_data_set_ends(path):
     refusal(Path(path))
-    assert time.process_time() - began < 20
 
 
 def test_images_beyond_the_memory_that_is_free_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
@@ -250,13 +233,6 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path, content):
     message = refusal(tmp_path / "toys.7z")
     assert "toys.7z: no whole .tar, .tar.gz, .tar.xz or .zip (" in message
     assert "; unpack or export it to {train,test}/<class>/<image file>" in message
-
-
-@pytest.mark.parametrize("kind", KINDS[2:])
-def test_a_truncated_archive_is_named(tmp_path, kind):
-    path = write(tmp_path, kind, contents())
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert f"toys.{kind}: no whole .tar" in refusal(path)
 
 
 def test_an_encrypted_zip_is_named(tmp_path):
