@@ -23,10 +23,7 @@ def read(image_size: int) -> Source:
     labels = bunch.target.astype(np.int64)
     check_memory(len(labels), image_size)
     pixels = np.repeat(resized(grey, image_size)[..., None], 3, axis=3)  # N×H×W×3
-    train, test = train_test_split(np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=0)
-    return Source(
-        "scikit-learn's handwritten digits",
-        hashlib.sha256(grey.tobytes() + labels.tobytes()).hexdigest(),
-        [str(digit) for digit in range(10)],
-        *(Split(pixels[half], labels[half], half.astype(str)) for half in (train, test)),
-    )
+    halves = train_test_split(np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=0)
+    train, test = (Split(pixels[half], labels[half], half.astype(str)) for half in halves)
+    digest = hashlib.sha256(grey.tobytes() + labels.tobytes()).hexdigest()
+    return Source("scikit-learn's handwritten digits", digest, [str(digit) for digit in range(10)], train, test)

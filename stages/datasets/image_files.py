@@ -94,8 +94,10 @@ def _opened(path: Path) -> Iterator[Openers]:
         zipped = file.read(4) == b"PK\x03\x04"
     if zipped:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            yield {PurePosixPath(entry.filename).parts: partial(archive.open, entry) for entry in entries}
+            names = {
+                entry: entry.filename.replace("\\", "/") for entry in archive.infolist()
+            }  # as Windows may write them
+            yield {PurePosixPath(n).parts: partial(archive.open, e) for e, n in names.items() if not n.endswith("/")}
         return
     with tarfile.open(path) as tar:  # of members of one name the last one counts
         members = [member for member in tar if not member.isdir()]

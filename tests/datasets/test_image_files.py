@@ -97,6 +97,11 @@ def test_what_is_passed_over_is_named_but_for_leftovers(tmp_path, plain, capsys,
     assert capsys.readouterr().out == (f"note: {path}: not read: {said}\n" if said else "")
 
 
+def test_a_zip_may_come_from_windows(tmp_path, plain):
+    files = {f"toys/{name}".replace("/", "\\"): content for name, content in contents().items()}
+    assert_same(write(tmp_path, "zip", {"toys\\": b"", "toys\\test\\": b""} | files), plain)
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_of_members_of_one_name_the_last_one_counts(tmp_path, plain, kind):
