@@ -1,35 +1,20 @@
-"""Tables in Markdown, and a page that is written row by row, so that an interruption loses nothing."""
+"""Tables in Markdown, printed row by row and kept in a file, so that an interruption loses nothing."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 Row = Mapping[str, object]
 
 
-def table(rows: Iterable[Row]) -> str:
-    """A Markdown table: the first row's keys are its columns."""
-    lines = []
-    for row in rows:
-        lines += _lines(row, head=not lines)
-    return "\n".join(lines)
-
-
-def _lines(row: Row, head: bool) -> list[str]:
-    columns = [list(row), ["---"] * len(row)] if head else []
-    return ["| " + " | ".join(map(_cell, line)) + " |" for line in (*columns, row.values())]
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
 class Page:
-    """A Markdown file that is added to. All that is written is printed, too, and on the disk when the call returns."""
+    """Print paragraphs and tables, and add them to a file.
 
-    def __init__(self, path: Path):
+    Args:
+        path: of a Markdown file; None to print only.
+    """
+
+    def __init__(self, path: Path | None = None):
         self.path = path
         self.columns: list[str] = []  # of the table that is being written
 
@@ -41,12 +26,21 @@ class Page:
     def row(self, row: Row) -> None:
         """Add a row to the table above it, or begin a table where that has other columns."""
         head = list(row) != self.columns
-        self._append(("\n" if head else "") + "\n".join(_lines(row, head)) + "\n")
+        lines = [list(row), ["---"] * len(row)] if head else []
+        text = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in (*lines, row.values()))
         self.columns = list(row)
+        self._append(f"\n{text}\n" if head else f"{text}\n")
 
     def _append(self, text: str) -> None:
         print(text, end="", flush=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        if self.path:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")

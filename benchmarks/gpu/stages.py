@@ -1,168 +1,154 @@
-"""Measurements of the training stage as DVC runs it, a process from start to exit, and of what it writes."""
+"""The tests that need a GPU, and the training stage as DVC runs it, a process from start to exit."""
 
+import contextlib
 import hashlib
+import io
+import json
+import os
+import re
+import shutil
 import signal
-import statistics
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu.processes import Forked, Process, start
-from benchmarks.gpu.session import Changes, Session, write_params
-from stages.common.files import read_json
-from stages.common.formats import HISTORY, MODELS, TIMING, TRAIN_METRICS, Metrics, Timing, of_run
+import pandas as pd
+
+from benchmarks.gpu.session import ROOT, Changes, Session, write_params
+from benchmarks.page import Page
+from benchmarks.training_speed import VARIANTS, compare
+from stages.common.files import HISTORY, MODELS, TIMING
 from stages.common.params import PARAMS
 from stages.training.checkpoint import FOLDER
 
 RUN = "resnet"
-ARGUMENTS = [RUN, "--model", "resnet", "--weight-decay", "train.weight_decay"]
-WHOLE = "whole"  # the folder of the stage with the default parameters
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A finished training stage."""
+class Rows:
+    """A plugin of pytest that writes a row when a test ends, so that nothing is lost if a later one takes too long."""
 
-    folder: Path
-    seconds: float  # from start to exit
-    log: str
+    def __init__(self, page: Page):
+        self.page = page
 
-    @property
-    def timing(self) -> Timing:
-        return read_json(self.folder / of_run(TIMING, RUN), Timing)
+    def pytest_collectreport(self, report) -> None:
+        if report.failed:
+            self.page.write(f"```\n{report.longreprtext[-3000:]}\n```")
 
-    @property
-    def metrics(self) -> Metrics:
-        return read_json(self.folder / of_run(TRAIN_METRICS, RUN), Metrics)
-
-    @property
-    def digest(self) -> str:
-        """Of all that must be the same: model, metrics and history."""
-        digest = hashlib.sha256()
-        for path in (of_run(MODELS, RUN), of_run(TRAIN_METRICS, RUN), of_run(HISTORY, RUN)):
-            digest.update((self.folder / path).read_bytes())
-        return digest.hexdigest()
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.when == "call" or not report.passed:
+            self.page.row({"test": report.nodeid, "outcome": report.outcome, "s": report.duration})
+        self.pytest_collectreport(report)
 
 
-def new_folder(name: str, changes: Changes) -> Path:
-    """A folder in which the stage can run: the images of this one, and its parameters with these changes."""
-    folder = Path(name)
-    folder.mkdir()
-    (folder / "data").symlink_to(Path("data").absolute())
-    write_params(folder, PARAMS, changes)
-    return folder
+def cuda_tests(session: Session) -> None:
+    """Every test marked `cuda`, in one process."""
+    import pytest  # here, since what follows needs none
+
+    # Only the files that hold such tests: others import what need not be installed here.
+    files = [
+        str(path) for path in sorted((ROOT / "tests/training").glob("test_*.py")) if "mark.cuda" in path.read_text()
+    ]
+    options = ["-m", "cuda", "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
+    options.append(f"--config-file={ROOT / 'pyproject.toml'}")
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # where pytest tells why it cannot begin
+        status = pytest.main([*options, *files], plugins=[Rows(session.page)])
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED and session.rehearse:
+        session.page.row({"test": "none: a rehearsal only collects them", "outcome": "", "s": ""})
+    elif status:
+        raise AssertionError(f"pytest ended with status {int(status)}\n{said.getvalue()[-3000:]}")
 
 
-def train(session: Session, name: str, changes: Changes, cache: Path | None = None) -> Stage:
-    """Run the stage; without `cache`, its cache of compiled kernels is empty."""
-    folder, began = new_folder(name, changes), time.perf_counter()
-    return finish(begin(session, folder, cache or folder / "cache"), folder, began)
+def begin(folder: Path, changes: Changes, **environment: str) -> subprocess.Popen:
+    """Start the stage as DVC does, with the images and the changed parameters of this folder, in one of its own.
+
+    What it prints is added to `log` there. A folder that is there is used again.
+    """
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "data").symlink_to(Path("data").absolute())
+        write_params(folder, PARAMS, changes)
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    command = [sys.executable, "-m", "stages.train", RUN]
+    with open(folder / "log", "a", encoding="utf-8") as log:
+        return subprocess.Popen(command, cwd=folder, env=os.environ | paths | environment, stdout=log, stderr=log)
 
 
-def begin(session: Session, folder: Path, cache: Path) -> Process:
-    # A rehearsal starts one stage as it is; for the others it need not import torch again.
-    if session.rehearse and folder.name != WHOLE:
-        return Forked(ARGUMENTS, folder)
-    return start(ARGUMENTS, folder, cache)
-
-
-def finish(process: Process, folder: Path, began: float) -> Stage:
-    """Wait for the stage.
+def train(folder: Path, changes: Changes, **environment: str) -> dict[str, object]:
+    """Run the stage to its end, and return its figures: the accuracy is the last epoch's, in the training's precision.
 
     Raises:
         RuntimeError: it failed; the message ends with the last lines of its output.
     """
-    status = process.wait()
-    seconds = time.perf_counter() - began
-    log = (folder / "log").read_text(encoding="utf-8")
+    began = time.perf_counter()
+    status = begin(folder, changes, **environment).wait()
+    seconds, log = time.perf_counter() - began, (folder / "log").read_text(encoding="utf-8")
     if status:
         raise RuntimeError(f"the training stage ended with status {status}:\n{log[-2000:]}")
-    return Stage(folder, seconds, log)
+    timing = json.loads((folder / TIMING / f"{RUN}.json").read_bytes())
+    history, model = folder / HISTORY / f"{RUN}.csv", folder / MODELS / f"{RUN}.safetensors"
+    return {
+        "start to exit, s": seconds,
+        "training, s": timing["train_seconds"],
+        "images/s": timing["images_per_second"],
+        "device memory, GiB": (re.findall(r"([\d.]+) GiB", log) or ["none"])[-1],
+        "precision": timing["precision"],
+        "compiled": timing["compiled"],
+        "test accuracy": float(pd.read_csv(history).filter(regex="^(test|validation)_accuracy$").iloc[-1, 0]),
+        "sha256 of model and history": hashlib.sha256(model.read_bytes() + history.read_bytes()).hexdigest()[:16],
+    }
 
 
-def compilation(session: Session) -> None:
-    """(f) The stage of a single epoch: not compiled, compiled, and compiled again by another process."""
-    cache = Path("compiled")
-    variants = (("not compiled", False), ("compiled, cache empty", True), ("compiled, cache kept", True))
-    for name, compile in session.some(variants):
-        changes: Changes = {"resnet": {"epochs": 1}, "train": {"compile": compile and session.meter.compiles}}
-        stage = train(session, name.replace(", ", "-").replace(" ", "-"), changes, cache)
-        session.page.row(
-            {"stage of one epoch": name, "start to exit, s": stage.seconds, "training, s": stage.timing.train_seconds}
-        )
-
-
-def whole_stage(session: Session) -> None:
-    """The stage with the default parameters, its cache of compiled kernels empty."""
-    epochs = session.size(100, 2)
-    stage = train(session, WHOLE, {"resnet": {"epochs": epochs}})
-    timing, metrics = stage.timing, stage.metrics
-    session.page.row(
-        {
-            "epochs": epochs,
-            "start to exit, s": stage.seconds,
-            "training, s": timing.train_seconds,
-            "images/s": timing.images_per_second,
-            "device memory, GiB": session.meter.memory_in(stage.log),
-            "precision": timing.precision,
-            "compiled": timing.compiled,
-            "best test accuracy": f"{metrics.accuracy:.2%}",
-            "last test accuracy": f"{metrics.last_accuracy:.2%}",
-        }
-    )
+def kill_and_resume(folder: Path, changes: Changes) -> dict[str, object]:
+    """Run a stage that is sent SIGKILL as soon as its first checkpoint is there, and run it again."""
+    process, checkpoint = begin(folder, changes), folder / FOLDER / f"{RUN}.safetensors"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.0005)
+    process.kill()
+    killed, facts = process.wait() == -signal.SIGKILL, train(folder, changes)
+    log = (folder / "log").read_text(encoding="utf-8")
+    if not killed or f"{RUN}: resumed after epoch" not in log:
+        raise AssertionError(f"the stage was not killed and resumed:\n{log[-2000:]}")
+    return facts
 
 
 def same_bytes(session: Session) -> None:
-    """The digest of model, metrics and history: trained once, again, and killed and resumed, compiled."""
-    changes: Changes = {"resnet": {"epochs": 4}, "train": {"compile": session.meter.compiles}}
-    cache, digests = Path("bytes"), set()  # kernels are compiled once, and found in the cache afterwards
-    for name, trained in (("once", train), ("again", train), ("killed and resumed", _resumed)):
-        stage = trained(session, name.replace(" ", "-"), changes, cache)
-        session.page.row({"trained": name, "sha256": stage.digest[:16], "start to exit, s": stage.seconds})
-        digests.add(stage.digest)
-    if len(digests) > 1:
+    """The same training once, again, and killed and resumed; compiled once without a cache, then with one."""
+    shutil.rmtree(os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
+    digests = set()
+    ways = [(False, "once", train), (False, "again", train), (True, "once", train), (True, "again", train)]
+    ways.append((True, "killed and resumed", kill_and_resume))
+    for compile, name, way in session.size(ways, ways[3:]):
+        epochs = session.size(3, 12)  # enough for a rehearsal to be killed among them
+        changes: Changes = {"resnet.epochs": epochs, "train.compile": session.compiles(compile)}
+        facts = way(Path(f"{name}-{compile}"), changes)
+        session.page.row({"trained": name, **facts})
+        digests.add((compile, facts["sha256 of model and history"]))
+    if len(digests) > len({compile for compile, _ in digests}):
         raise AssertionError("the same training gave different bytes")
 
 
-def _resumed(session: Session, name: str, changes: Changes, cache: Path) -> Stage:
-    """A stage that is sent SIGKILL as soon as its first checkpoint is there, and run again."""
-    folder, began = new_folder(name, changes), time.perf_counter()
-    process, checkpoint = begin(session, folder, cache), folder / FOLDER / f"{RUN}.safetensors"
-    while process.poll() is None and not checkpoint.exists():
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    killed = process.wait() == -signal.SIGKILL
-    stage = finish(begin(session, folder, cache), folder, began)
-    if not killed or f"{RUN}: resumed after epoch" not in stage.log:
-        raise AssertionError(f"the stage was not killed and resumed:\n{stage.log[-2000:]}")
-    return stage
+def whole_stage(session: Session) -> None:
+    """The stage with the default parameters."""
+    epochs = session.size(100, 2)
+    session.page.row({"epochs": epochs, **train(Path("whole"), {"resnet.epochs": epochs})})
+
+
+def speed(session: Session) -> None:
+    """An epoch of ResNet-18 by the core, and by loops that people write by hand."""
+    variants = list(VARIANTS)[: session.size(4, 3)]  # a rehearsal compiles nothing
+    compare(RUN, session.size(20_000, 40), session.size(3, 2), variants, session.page)
 
 
 def precisions(session: Session) -> None:
-    """Test accuracy in both precisions with several seeds, as many of them as time allows."""
-    epochs, longest, differences = session.size(5, 1), 0.0, []
-    for seed in session.some((42, 43, 44)):
+    """Test accuracy in both precisions, with three seeds or as many as time allows."""
+    longest = 0.0
+    for seed in session.size((42, 43, 44), (42,)):
         began = time.monotonic()
         if began + longest > session.deadline:
             session.page.write(f"No time was left for seed {seed} and those after it.")
             break
-        accuracies = []
-        for precision in session.meter.precisions:
-            changed = {"precision": precision, "keep": "last"}
-            changes: Changes = {"seed": seed, "resnet": {"epochs": epochs}, "train": changed}
-            stage = train(session, f"{precision}-{seed}", changes)
-            accuracies.append(stage.metrics.accuracy)
-            session.page.row(
-                {
-                    "seed": seed,
-                    "precision": stage.timing.precision,
-                    "epochs": epochs,
-                    "images/s": stage.timing.images_per_second,
-                    "device memory, GiB": session.meter.memory_in(stage.log),
-                    "last test accuracy": f"{accuracies[-1]:.2%}",
-                }
-            )
-        differences.append(accuracies[0] - accuracies[1])
+        for precision in ("auto", "fp32"):
+            changes: Changes = {"seed": seed, "resnet.epochs": session.size(5, 1), "train.precision": precision}
+            session.page.row({"seed": seed, **train(Path(f"{precision}-{seed}"), changes)})
         longest = max(longest, time.monotonic() - began)
-    mean = statistics.mean(differences)
-    session.page.write(f"First precision minus second, mean over {len(differences)} seeds: {100 * mean:+.2f} points.")

@@ -1,136 +1,31 @@
-"""Measurements of the training step of ResNet-18: replayed, by kind of operation, and with one thing changed."""
+"""Measurements of ResNet-18's step and of the test after each epoch: as they are, and with one thing changed."""
 
+import copy
+import hashlib
+import os
 import re
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import pairwise
+from multiprocessing import get_context
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.nn import functional as F
-from torch.profiler import profile
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.meter import Meter, milliseconds
-from benchmarks.gpu.session import Session, Training
+from benchmarks.core import Core
+from benchmarks.gpu.session import Session
 from benchmarks.page import Row
-from stages.training.loop import batches, train_epoch
-
-REPLAYS = 200
-SHOWN = 15  # kernels
-
-# The kind of an operation by its name in the profiler, the first that matches
-FAMILIES = {
-    "convolutions": r"conv",
-    "batch norm": r"batch_norm",
-    "ReLU": r"relu|threshold|clamp",
-    "pooling": r"pool",
-    "linear layer": r"addmm|linear|::mm$|::t$",
-    "fused SGD": r"sgd",
-    "loss, correct predictions": r"softmax|nll_loss|cross_entropy|argmax|::eq$|::sum$|::stack$|::cat$",
-    "augmentation": r"index|flip|where|::sub$|::div|permute|unbind",
-    "casts and copies": r"::copy_$|_to_copy|::to$",
-    "sums of residuals, counters": r"::add_?$",
-}
-
-
-def replay(session: Session) -> None:
-    """(a) The recorded step, eager and compiled, and an epoch of them by the clock."""
-    for compile in (False, True):
-        session.page.row(_replay(session, compile))
-
-
-def _replay(session: Session, compile: bool) -> Row:
-    meter = session.meter
-    meter.reset_peak()
-    start = time.perf_counter()
-    training = Training(compile and meter.compiles)
-    training.update(training.batch)
-    meter.synchronize()
-    first = time.perf_counter() - start
-    times = milliseconds(meter, training.update, training.batch, session.size(REPLAYS, 3))
-    epochs = [_epoch_seconds(training, epoch) for epoch in range(1, session.size(4, 2) + 1)]
-    return {
-        "step": "compiled" if compile else "eager",
-        "until the first step is done, s": first,
-        **_spread(times),
-        "images/s": len(training.batch) / statistics.median(times) * 1000,
-        f"epoch of {len(training.images):,} images, s": statistics.median(epochs[1:]),
-        "device memory, GiB": meter.peak_memory(),
-    }
-
-
-def _spread(times: list[float]) -> Row:
-    low, _, high = statistics.quantiles(times, n=4)
-    return {"ms a step, median": statistics.median(times), "quartiles": f"{low:.4g} to {high:.4g}"}
-
-
-def _epoch_seconds(training: Training, epoch: int) -> float:
-    start = time.perf_counter()
-    parts = batches(training.draws(epoch), training.recipe, training.backend)
-    rate = training.recipe.train.learning_rate
-    train_epoch(training.step, training.update, parts, rate, on_batch=lambda images: None)
-    training.step.sums.tolist()  # waits for the device
-    return time.perf_counter() - start
-
-
-def profiled(session: Session) -> None:
-    """(b) One step that is not recorded, by kind of operation, and its longest kernels."""
-    meter, training = session.meter, Training()
-    for _ in range(3):
-        training.step(training.batch)
-    meter.synchronize()
-    with profile(activities=meter.activities) as profiler:
-        training.step(training.batch)
-        meter.synchronize()
-    averages = profiler.key_averages()
-    spent, calls = _families(averages, meter)
-    total = sum(spent.values())
-    for family, microseconds in spent.most_common():
-        session.page.row(
-            {
-                "operations": family,
-                "ms": microseconds / 1000,
-                "share": f"{microseconds / total:.0%}",
-                "calls": calls[family],
-            }
-        )
-    session.page.row({"operations": "all", "ms": total / 1000, "share": "", "calls": calls.total()})
-    kernels = [entry for entry in averages if entry.device_type == meter.unit and not entry.is_user_annotation]
-    session.page.row({"kernel": "all", "ms": sum(map(meter.spent, kernels)) / 1000, "launches": _count(kernels)})
-    for entry in sorted(kernels, key=meter.spent, reverse=True)[:SHOWN]:
-        session.page.row({"kernel": entry.key[:110], "ms": meter.spent(entry) / 1000, "launches": entry.count})
-
-
-def _count(entries: list[Any]) -> int:
-    return sum(entry.count for entry in entries)
-
-
-def _families(averages: Any, meter: Meter) -> tuple[Counter, Counter]:
-    """Microseconds of the kernels that operations of each kind launched, and the number of those operations."""
-    spent, calls = Counter(), Counter()
-    for entry in averages:
-        # Operations are named aten::add and the like, the calls of CUDA that launch kernels are not.
-        if re.match(r"\w+::", entry.key) and entry.device_type == DeviceType.CPU and meter.spent(entry) > 0:
-            matching = (family for family, names in FAMILIES.items() if re.search(names, entry.key))
-            family = next(matching, "others")
-            spent[family] += meter.spent(entry)
-            calls[family] += entry.count
-    return spent, calls
-
-
-def determinism(session: Session) -> None:
-    """(c) The eager step with and without deterministic operations and cuDNN's choice by the clock."""
-    for deterministic, benchmark in ((True, False), (True, True), (False, False), (False, True)):
-        session.meter.reset_peak()
-        training = Training()  # which sets up torch; what follows is changed before anything is recorded
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = benchmark
-        times = milliseconds(session.meter, training.update, training.batch, session.size(REPLAYS, 3))
-        yes = {True: "yes", False: "no"}
-        session.page.row({"deterministic": yes[deterministic], "cudnn.benchmark": yes[benchmark], **_spread(times)})
+from benchmarks.timing import WARM_UP, seconds, spread, wait
+from stages.common.dataset import read_dataset
+from stages.training.loop import forward_test, predict
+from stages.training.step import Step
 
 
 class PaddedStem(nn.Module):
@@ -149,18 +44,154 @@ class PaddedStem(nn.Module):
         return F.conv2d(F.pad(x, self.more), self.weight, None, self.stride, self.padding)
 
 
-def padded_stem(channels: int) -> Callable[[nn.Module], nn.Module]:
-    def change(model: nn.Module) -> nn.Module:
-        model.conv1 = PaddedStem(model.conv1, channels)
-        return model
-
-    return change
+def stem_of_8(model: nn.Module) -> nn.Module:
+    model.conv1 = PaddedStem(model.conv1, 8)
+    return model
 
 
-def stem(session: Session) -> None:
-    """(d) The eager step with its first convolution over three, four or eight channels."""
-    for channels in (3, 4, 8):
-        session.meter.reset_peak()
-        training = Training(change=padded_stem(channels) if channels > 3 else lambda model: model)
-        times = milliseconds(session.meter, training.update, training.batch, session.size(REPLAYS, 3))
-        session.page.row({"input channels": channels, **_spread(times)})
+class LeavesStep(Step):
+    """A step whose model holds its large weights in bf16 where that is the precision, beside fp32 masters.
+
+    Autocast casts each weight, and each gradient back, by a kernel of its own; here one `_foreach_copy_` does all. The
+    values are the same.
+    """
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        with self.autocast():
+            bf16 = torch.is_autocast_enabled(self.sums.device.type)
+        modules = [module for module in self.bare.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        self.masters = [module.weight for module in modules]  # `parameters` and `momentum` are of these
+        for module in modules:
+            leaf = module.weight.detach().to(torch.bfloat16 if bf16 else torch.float32, copy=True)
+            module.weight = nn.Parameter(leaf)
+        self.leaves = [module.weight for module in modules]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        for master in self.masters:
+            master.grad = torch.empty_like(master)
+        torch._foreach_copy_([master.grad for master in self.masters], [leaf.grad for leaf in self.leaves])
+        super().update()
+        torch._foreach_copy_(self.leaves, self.masters)
+        for leaf in self.leaves:
+            leaf.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {f"master.{number}": master for number, master in enumerate(self.masters)}
+
+
+# By name, what is changed: arguments of `_replay`
+VARIANTS: dict[str, dict[str, Any]] = {
+    "eager": {},
+    "compiled": {"compile": True},
+    "compiled, PDL": {"compile": True, "dependent_launch": True},
+    "cuDNN's heuristic mode B": {"mode_b": "1"},
+    "cuDNN's heuristic mode B, again": {"mode_b": "1"},
+    "bf16 leaves": {"step": LeavesStep},
+    "stem of 8 channels": {"change": stem_of_8},
+    "cudnn.benchmark": {"benchmark": True},
+    "not deterministic": {"deterministic": False},
+    "cudnn.benchmark, not deterministic": {"benchmark": True, "deterministic": False},
+}
+
+
+def replay(session: Session) -> None:
+    """The captured step, as it is and with one thing changed, each in a process of its own.
+
+    Where the last column is the same, so are the bytes.
+    """
+    failed = []
+    for name, changes in VARIANTS.items():
+        try:
+            with ProcessPoolExecutor(1, get_context("fork")) as process:  # since this one has not used the GPU
+                row = process.submit(_replay, session, **changes).result()
+        except Exception as error:
+            row = {"failed": " ".join(str(error).split())[:1000]}
+            failed.append(name)
+        session.page.row({"step": name, **row})
+    if failed:
+        raise RuntimeError(f"failed: {', '.join(failed)}")
+
+
+def _replay(session: Session, compile=False, benchmark=False, deterministic=True, **changes: Any) -> Row:
+    os.environ["TORCH_CUDNN_USE_HEURISTIC_MODE_B"] = changes.pop("mode_b", "0")
+    if changes.pop("dependent_launch", False):
+        from torch._inductor import config  # which read TORCHINDUCTOR_ENABLE_PDL when it was imported
+
+        config.triton.enable_pdl = True
+    start, device = time.perf_counter(), session.device(compile)
+    torch.backends.cudnn.benchmark = benchmark
+    torch.use_deterministic_algorithms(deterministic)
+    core = session.core(device, **changes)
+    core.update(core.rows)
+    wait(device.torch)
+    first = time.perf_counter() - start
+    times = seconds(lambda: core.update(core.rows), device.torch, session.size(200, 3))
+    weights = core.step.parameters["fc.weight"].detach().cpu().numpy()
+    return {
+        "until the first one is done, s": first,
+        **spread(times),
+        "images/s": len(core.rows) / statistics.median(times),
+        "device memory, GiB": torch.cuda.max_memory_reserved() / 2**30 if device.torch.type == "cuda" else "none",
+        "weights afterwards": hashlib.sha256(weights).hexdigest()[:8],
+    }
+
+
+def profiled(session: Session) -> None:
+    """One step that is not captured, by operation and by kernel."""
+    core = session.core(session.device())
+    device, on_gpu = core.device.torch, core.device.torch.type == "cuda"
+    for _ in range(WARM_UP):
+        core.step(core.rows)
+    wait(device)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + on_gpu], acc_events=True) as profiler:
+        core.step(core.rows)
+        wait(device)
+    averages = [entry for entry in profiler.key_averages() if not entry.is_user_annotation]
+    # Operations are named aten::add and the like, the calls of CUDA that launch kernels are not.
+    for column, unit, name in (("operation", DeviceType.CPU, r"\w+::"), ("kernel", DeviceType.CUDA, "")):
+        found = [
+            (entry.self_device_time_total if on_gpu else entry.self_cpu_time_total, entry.count, entry.key)
+            for entry in averages
+            if entry.device_type == unit and re.match(name, entry.key)
+        ]
+        total = sum(spent for spent, _, _ in found)  # microseconds
+        for spent, count, key in [(total, "", "all"), *sorted(found, reverse=True)[:15]]:
+            session.page.row({column: key[:110], "ms": spent / 1000, "share": spent / (total or 1), "calls": count})
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """Return a copy for evaluation in which each batch normalisation is part of the convolution before it."""
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return model
+
+
+def evaluation(session: Session) -> None:
+    """The test after an epoch: as the product does it, and with batch normalisation folded into the weights."""
+    compiling, core = session.device(compile=True), session.core(session.device())
+    for _ in range(session.size(50, 2)):  # so that statistics and weights are those of a training
+        core.update(core.rows)
+    images = torch.from_numpy(read_dataset().held_out.images).to(core.device.torch)
+    variants = {"product": core.model, "batch norm folded": folded(core.model)}
+    variants["folded and compiled"] = compiling.compiled(folded(core.model))
+    expected: Tensor | None = None
+    for name, model in variants.items():
+        forward = core.device.graphed(partial(_logits, core, model), [])
+        times = seconds(partial(predict, forward, images), core.device.torch, session.size(20, 2))
+        logits = predict(forward, images)
+        expected = logits if expected is None else expected
+        differences = {
+            "largest difference of a logit": (logits - expected).abs().max().item(),
+            "other predictions": (logits.argmax(1) != expected.argmax(1)).sum().item(),
+        }
+        session.page.row({f"test of {len(images):,} images": name, **spread(times), **differences})
+
+
+def _logits(core: Core, model: nn.Module, batch: Tensor) -> Tensor:
+    return forward_test(model, core.normalise(batch), core.device)
