@@ -1,127 +1,95 @@
-"""dvc and its trainings, disturbed: results are whole and belong to their parameters, and no work is lost."""
+"""dvc and its trainings, disturbed: results belong to their parameters, and no work is lost."""
 
-import os
-import signal
+import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.pipeline import Clone
+from tests.pipeline import ROOT, Clone, write_params
+from tests.warm import until
 
-TRAIN = ("dvc", "repro", "--single-item", "train@cnn")
-EPOCHS = 20  # seconds of training, so that there is time to disturb it
+EPOCHS, BATCHES = 10, 4
+AGAIN = f"mine: resumed after epoch {EPOCHS} of {EPOCHS}"
+MODEL, HISTORY = "models/mine.safetensors", "plots/history/mine.csv"
+CHECKPOINT = ".cache/training/mine.safetensors"
 
 
 @pytest.fixture(scope="module")
-def trained(finished, tmp_path_factory) -> Clone:
-    """A clone in which the longer training has run undisturbed."""
-    clone = finished.copy(tmp_path_factory.mktemp("undisturbed") / "clone")
-    lengthen(clone)
-    clone.run(*TRAIN)
+def start(tmp_path_factory) -> Clone:
+    """A clone with one run, of a model of its own, and with data."""
+    clone = Clone.of_work_tree(tmp_path_factory.mktemp("start") / "clone")
+    shutil.copy(ROOT / "tests/mine.py", clone.folder / "stages/models")
+    runs = {"mine": {"model": "mine", "weight_decay": "train.weight_decay"}}
+    write_params(clone.folder, runs=runs, compare={}, mine={"epochs": EPOCHS, "outputs": 10})
+    clone.run("dvc", "repro", "download")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def trained(start, tmp_path_factory) -> Clone:
+    """The same after a training that nothing disturbed."""
+    clone = start.copy(tmp_path_factory.mktemp("trained") / "clone")
+    assert "mine  1/10  loss" in clone.run("dvc", "repro", "train@mine")
     return clone
 
 
 @pytest.fixture
-def clone(finished, tmp_path) -> Clone:
-    """A clone in which the longer training is to run."""
-    clone = finished.copy(tmp_path / "clone")
-    lengthen(clone)
-    return clone
-
-
-def lengthen(clone: Clone) -> None:
-    clone.replace("params.yaml", "cnn:\n  epochs: 1", f"cnn:\n  epochs: {EPOCHS}")
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
-def has_epochs(clone: Clone) -> bool:
-    history = clone.folder / "plots/history/cnn.csv"
-    return history.exists() and len(history.read_text().splitlines()) > 2  # grows by a row after each epoch
-
-
-def training_of(clone: Clone) -> psutil.Process | None:
-    """The running training."""
-    for process in psutil.process_iter():
-        try:
-            if "stages.train" in process.cmdline() and Path(process.cwd()) == clone.folder.resolve():
-                return process
-        except psutil.Error:  # ended meanwhile
-            continue
-    return None
+def clone(start, tmp_path) -> Clone:
+    """The same, to be disturbed."""
+    return start.copy(tmp_path / "clone")
 
 
 def same_results(clone: Clone, other: Clone) -> bool:
-    names = ("models/cnn.safetensors", "metrics/train/cnn.json", "plots/history/cnn.csv")
-    return all((clone.folder / name).read_bytes() == (other.folder / name).read_bytes() for name in names)
+    return all((clone.folder / name).read_bytes() == (other.folder / name).read_bytes() for name in (MODEL, HISTORY))
 
 
-def test_parameters_edited_while_a_training_runs_are_not_credited_with_its_results(clone, trained):
-    lock, params = clone.read("dvc.lock"), clone.read("params.yaml")
-    process = clone.start(*TRAIN)
-    wait_for(lambda: has_epochs(clone), process)
+def wait_for(process: subprocess.Popen, condition: Callable[[], object]) -> None:
+    until(lambda: condition() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+
+
+def held_in_epoch_2(clone: Clone) -> subprocess.Popen:
+    """Start dvc, as in a terminal of its own, and wait until its training has finished an epoch and waits."""
+    (clone.folder / "hold").write_text(str(BATCHES + 1))
+    pipe = subprocess.PIPE
+    command = ("dvc", "repro", "train@mine")
+    process = subprocess.Popen(
+        command, cwd=clone.folder, env=clone.env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+    wait_for(process, (clone.folder / "held").exists)
+    assert (clone.folder / CHECKPOINT).exists()
+    return process
+
+
+def test_a_training_that_outlives_its_dvc_is_not_run_again_even_after_evaluate_by_hand(clone, trained):
+    process = held_in_epoch_2(clone)
+    process.kill()
+    (clone.folder / "hold").unlink()
+    process.communicate()  # until the training, which has its streams, ends too
+    assert (clone.folder / MODEL).exists()
+    assert "train@mine" not in clone.read("dvc.lock")
+
+    assert "test images are right" in clone.run("python", "-m", "stages.evaluate")
+    assert AGAIN in clone.run("dvc", "repro", "train@mine")
+    assert same_results(clone, trained)
+
+
+def test_parameters_edited_between_two_stages_are_refused_by_the_next_and_force_trains_again(clone, trained):
+    """The edit comes after the last look of the training at its parameters, and before DVC writes them down."""
+    process = clone.start("dvc", "repro", "evaluate")
+    wait_for(process, (clone.folder / MODEL).exists)
     clone.replace("params.yaml", "seed: 42", "seed: 43")
     out, err = process.communicate()
     assert process.returncode != 0, out
-    lines = [line for line in err.splitlines() if line.startswith("train: ")]
-    assert len(lines) == 1
-    assert "changed while this stage ran: the parameters" in lines[0]
+    (line,) = [line for line in err.splitlines() if line.startswith("evaluate: ")]
+    assert line == f"evaluate: {MODEL}: trained with seed 42, params.yaml has 43; run `dvc repro`, or with --force if this comes again"
     assert "Traceback" not in err
-    assert not (clone.folder / "models/cnn.safetensors").exists()
-    assert clone.read("dvc.lock") == lock
+    assert not (clone.folder / "metrics/accuracy.json").exists()
 
-    (clone.folder / "params.yaml").write_text(params)
-    assert f"resumed after epoch {EPOCHS} of {EPOCHS}" in clone.run(*TRAIN)
-    assert same_results(clone, trained)
-
-
-def test_a_finished_training_that_dvc_could_not_store_is_not_run_again(clone, trained):
-    cache = clone.folder / ".dvc/cache"
-    (cache / "files").rename(cache / "aside")
-    (cache / "files").write_text("no folder, so that nothing can be stored in it")
-    failed = clone.attempt(*TRAIN)
-    assert failed.returncode != 0
-    assert "best test accuracy" in failed.stdout
-
-    (cache / "files").unlink()
-    (cache / "aside").rename(cache / "files")
-    assert f"resumed after epoch {EPOCHS} of {EPOCHS}" in clone.run(*TRAIN)
-    assert same_results(clone, trained)
-
-
-def test_a_finished_training_is_not_run_again_when_dvc_is_killed_before_it_stored_it(clone, trained):
-    lock = clone.read("dvc.lock")
-    process = clone.start(*TRAIN)
-    wait_for(lambda: has_epochs(clone), process)
-    training = training_of(clone)
-    wait_for(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE, process)
-    process.kill()
-    process.communicate()
-    assert clone.read("dvc.lock") == lock
-
-    assert f"resumed after epoch {EPOCHS} of {EPOCHS}" in clone.run(*TRAIN)
-    assert same_results(clone, trained)
-
-
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
-def test_a_training_ends_with_the_dvc_that_started_it_and_is_resumed(clone, trained, by):
-    process = clone.start(*TRAIN)
-    wait_for(lambda: has_epochs(clone), process)
-    training = training_of(clone)
-    os.kill(process.pid, by)
-    process.communicate()
-    training.wait(timeout=10)  # raises TimeoutExpired where it goes on
-
-    again = clone.run(*TRAIN)
-    assert "resumed after epoch" in again
+    clone.replace("params.yaml", "seed: 43", "seed: 42")
+    forced = clone.run("dvc", "repro", "--force", "--single-item", "train@mine")
+    assert "mine  1/10  loss" in forced
+    assert "resumed" not in forced
     assert same_results(clone, trained)

@@ -37,50 +37,6 @@ MODEL, TIMING, HISTORY = Path("models/mine.safetensors"), Path("metrics/timing/m
 CHECKPOINT = Path(".cache/training/mine.safetensors")
 RESUMED = f"mine: resumed after epoch {{}} of {EPOCHS}"
 
-# A model of one's own: with dropout, and quick. It waits before the training batch whose number is in the file `hold`,
-# so that a test disturbs a training where it wants to, however fast the machine is.
-MINE = '''
-import time
-from pathlib import Path
-from torch import nn
-from stages.common.params import PositiveInt, Section
-
-class Settings(Section):
-    epochs: PositiveInt
-    width: int = 32
-    outputs: int = 2
-    frozen: bool = False
-    plain: bool = False
-
-    @property
-    def title(self) -> str:
-        return "Mine"
-
-class Hold(nn.Module):
-    calls = 0
-
-    @staticmethod
-    def until():
-        try:
-            return Path("hold").read_text()
-        except FileNotFoundError:
-            return ""
-
-    def forward(self, x):
-        self.calls += self.training
-        while self.training and Hold.until() == str(self.calls):
-            Path("held").write_text(str(self.calls))
-            time.sleep(0.001)
-        return x
-
-def build(settings: Settings, classes: int) -> nn.Module:
-    between = [] if settings.plain else [nn.BatchNorm1d(settings.width), nn.Dropout(0.5)]
-    first, last = nn.Linear(192, settings.width), nn.Linear(settings.width, settings.outputs)
-    first.requires_grad_(not settings.frozen)
-    return nn.Sequential(Hold(), nn.Flatten(), first, nn.ReLU(), *between, last)
-'''
-
-
 @pytest.fixture(scope="module")
 def code(tmp_path_factory) -> Path:
     """A copy of the pipeline with one more model."""
@@ -91,7 +47,7 @@ def code(tmp_path_factory) -> Path:
 
 def copy_code(folder: Path) -> None:
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "stages/models/mine.py").write_text(MINE)
+    shutil.copy(ROOT / "tests/mine.py", folder / "stages/models")
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,9 @@ def joined_processes() -> Iterator[Processes]:
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):  # what gloo raises in a backward pass
+        # gloo raises a bare one in a backward pass
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
             raise
-        raise UserError("another process ended, so this training ended too; see its message, and run this again") from error
+        ended = "another process ended, so this training ended too; see its message, and run this again"
+        raise UserError(ended) from error
     dist.destroy_process_group()  # not after an error: NCCL would wait for what the others never begin
