@@ -77,7 +77,8 @@ def accuracies(runs: list[Run], seeds: pd.DataFrame, known: bool) -> Figure:
         axes.plot(value, place, **look, markersize=8)
         axes.annotate(percent(value), (value, place), (0, 9), textcoords="offset points", ha="center", fontsize=10)
         others = seeds[run.name].dropna()
-        axes.scatter(others, [place + 0.28] * len(others), 18, look["color"], look["marker"], alpha=0.6, linewidths=0)
+        small = {"color": look["color"], "marker": look["marker"], "alpha": 0.6, "linewidths": 0}
+        axes.scatter(others, [place + 0.28] * len(others), 18, **small)
     if known:
         axes.axvline(KNOWN, color=QUIET, linestyle=":", linewidth=1.2, zorder=1)
         axes.text(KNOWN, 1.01, f"known: {KNOWN:.0%}", transform=axes.get_xaxis_transform(), color=QUIET, fontsize=9)
