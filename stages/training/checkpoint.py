@@ -113,7 +113,9 @@ class Checkpoint:
         except OSError as error:
             if not self.failed:
                 needed = f"{error.strerror}, {len(content) / 2**20:,.0f} MiB are needed"
-                print(f"{self.path}: no checkpoint ({needed}); an interruption would lose this training, which continues")
+                print(
+                    f"{self.path}: no checkpoint ({needed}); an interruption would lose this training, which continues"
+                )
             self.failed = True
         self.due = time.monotonic() + SHARE * (time.monotonic() - began)
 

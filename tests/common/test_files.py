@@ -1,40 +1,39 @@
+import errno
+import fcntl
 import json
 import os
-import random
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stages.common import files
 from stages.common.errors import UserError
 from stages.common.files import (
+    TEXTS,
+    Record,
+    csv_bytes,
     locked,
-    read_bytes,
-    read_csv,
-    read_json,
+    parse_csv,
+    parse_json,
     replacing,
     sha256,
     write_bytes,
     write_csv,
     write_json,
-)
-from stages.common.formats import Curve, Epoch, Metrics, Prediction, Timing
+)  # fmt: skip
 
-METRICS = Metrics(accuracy=1 / 3, loss=0.5, last_accuracy=0.25, gap=-0.125, best_epoch=2)
-TIMING = Timing(
-    train_seconds=1.5, images_per_second=100, device="CPU", precision="fp32", compiled=False, torch="2", python="3"
-)
-EPOCH = Epoch(
-    epoch=1,
-    train_loss=2.5e-5,
-    train_accuracy=0.5,
-    test_loss=1 / 3,
-    test_accuracy=0.25,
-    generalization_gap=0.25,
-    learning_rate=0.1,
-)
+ROOT = Path(__file__).parents[2]
+
+
+class Pet(Record):
+    name: str
+    weight: float
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
@@ -43,21 +42,16 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
     write_bytes(path, "zweite ×\n".encode())
     assert path.read_bytes() == "zweite ×\n".encode()
     assert list(path.parent.iterdir()) == [path]
-    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+    os.umask(mask := os.umask(0))
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 def test_an_error_while_writing_leaves_the_old_file_whole(tmp_path, error):
     path = tmp_path / "result.txt"
     path.write_text("old")
 
-    def write():
+    def write() -> None:
         with replacing(path) as file:
             file.write(b"half of the n")
             raise error
@@ -69,144 +63,127 @@ def test_an_error_while_writing_leaves_the_old_file_whole(tmp_path, error):
 
 
 def test_a_new_file_takes_the_place_of_the_old_one_which_keeps_its_content_under_other_names(tmp_path):
-    """So that DVC's cache, of which a result may be a hard link, is not written through."""
-    path, cached = tmp_path / "result.bin", tmp_path / "cached"
-    path.write_bytes(b"old")
-    cached.hardlink_to(path)
-    with replacing(path) as file:
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"  # until the block ends
-    assert path.read_bytes() == b"new"
-    assert cached.read_bytes() == b"old"
+    """So that DVC's cache, of which a result may be a hard link, is not written through, nor where a link leads."""
+    path, cached, victim = tmp_path / "result.bin", tmp_path / "cached", tmp_path / "victim"
+    for link in (lambda: path.hardlink_to(cached), lambda: path.symlink_to(victim)):
+        path.unlink(missing_ok=True)
+        cached.write_bytes(b"old")
+        victim.write_bytes(b"old")
+        link()
+        with replacing(path) as file:
+            file.write(b"new")
+            file.flush()
+            assert path.read_bytes() == b"old"  # until the block ends
+        assert not path.is_symlink()
+        assert [path.read_bytes(), cached.read_bytes(), victim.read_bytes()] == [b"new", b"old", b"old"]
 
 
-def test_links_and_pipes_that_somebody_planted_are_not_followed(tmp_path):
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    path = tmp_path / "result.txt"
-    path.symlink_to(victim)
-    (tmp_path / ".result.txt.tmp").symlink_to(victim)
-    (tmp_path / ".result.txt.0.tmp").symlink_to(victim)
-    os.mkfifo(tmp_path / ".result.txt.1.tmp")
-    write_bytes(path, b"new")
-    assert victim.read_text() == "precious"
-    assert path.read_bytes() == b"new"
-    assert not path.is_symlink()
-
-
-def test_the_leftover_of_a_killed_process_is_removed(tmp_path):
-    (tmp_path / ".result.txt.ab12.tmp").write_text("half")
-    (tmp_path / ".other.txt.ab12.tmp").write_text("half of another")
-    write_bytes(tmp_path / "result.txt", b"new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.txt.ab12.tmp", "result.txt"]
-
-
-def test_a_full_disk_names_the_file_and_what_it_needs(small_disk):
-    folder = small_disk(64)
-    with pytest.raises(OSError, match="No space left on device") as error:
-        write_bytes(folder / "result.bin", bytes(3 * 2**20))
-    assert error.value.filename == str(folder / "result.bin")
-    assert error.value.filename2 == "3 MiB are needed"
-    assert list(folder.iterdir()) == []
-
-
-def test_json_is_readable_utf8_with_six_places(tmp_path):
-    write_json(tmp_path / "metrics.json", METRICS)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {
-        "accuracy": 0.333333, "loss": 0.5, "last_accuracy": 0.25, "gap": -0.125, "best_epoch": 2,
-    }  # fmt: skip
-    write_json(tmp_path / "timing.json", TIMING.model_copy(update={"device": "Straße"}))
-    assert '"device": "Straße"' in (tmp_path / "timing.json").read_text(encoding="utf-8")
-
-
-def test_csv_has_unix_lines_and_eight_digits_and_comes_back(tmp_path):
-    path = tmp_path / "history.csv"
-    write_csv(path, Epoch, [EPOCH, EPOCH.model_copy(update={"epoch": 2})])
-    header = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,generalization_gap,learning_rate\n"
-    assert (
-        path.read_bytes()
-        == header + b"1,2.5e-05,0.5,0.33333333,0.25,0.25,0.1\n2,2.5e-05,0.5,0.33333333,0.25,0.25,0.1\n"
-    )
-    assert [row.epoch for row in read_csv(path, Epoch)] == [1, 2]
-    assert read_csv(path, Epoch)[0].test_loss == 0.33333333
-
-
-def test_the_run_stands_first_in_the_table_of_all_histories(tmp_path):
-    write_csv(tmp_path / "curves.csv", Curve, [Curve(run="cnn", **EPOCH.model_dump())])
-    assert (tmp_path / "curves.csv").read_text().splitlines()[0].startswith("run,epoch,train_loss,")
-
-
-@pytest.mark.parametrize("name", ["0", "007", "NA", "", "a,b", 'say "x"', "two\nlines", "1e5", "true", "café"])
-def test_a_class_name_comes_back_as_the_text_it_was(tmp_path, name):
-    rows = [Prediction(index=0, actual=name, predicted=name, confidence=0.5)]
-    write_csv(tmp_path / "predictions.csv", Prediction, rows)
-    assert read_csv(tmp_path / "predictions.csv", Prediction) == rows
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"epoch\n1\n", b"\xff\xfe\x00", b"a,b\n1\n", b"<<<<<<< HEAD\n", b"epoch,train_loss\n\x00,1\n"],
-)
-def test_a_csv_file_that_is_no_table_of_its_kind_is_named(tmp_path, content):
-    (tmp_path / "history.csv").write_bytes(content)
-    with pytest.raises(UserError, match=r"history\.csv: .*make it again with `dvc repro`"):
-        read_csv(tmp_path / "history.csv", Epoch)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[" * 100_000, b'{"accuracy": NaN}', b"\xff"])
-def test_a_json_file_of_something_else_is_named(tmp_path, content):
-    (tmp_path / "metrics.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"metrics\.json: .*make it again with `dvc repro`") as error:
-        read_json(tmp_path / "metrics.json", Metrics)
-    assert len(str(error.value)) < 1000
-
-
-@pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "large"])
-def test_only_regular_files_of_bounded_size_are_read(tmp_path, kind):
-    path = tmp_path / "x"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "large":
-        with path.open("wb") as file:
-            file.truncate(200 * 2**30)
-    with pytest.raises(UserError, match=r"no such file|not a regular file|Is a directory|larger than"):
-        read_bytes(path)
-
-
-def test_a_file_of_the_limit_is_read_and_one_of_a_byte_more_is_not(tmp_path):
-    (tmp_path / "x").write_bytes(bytes(10))
-    assert read_bytes(tmp_path / "x", 10) == bytes(10)
-    (tmp_path / "x").write_bytes(bytes(11))
-    with pytest.raises(UserError, match="larger than 10 bytes"):
-        read_bytes(tmp_path / "x", 10)
-
-
-@pytest.mark.parametrize(("path", "reason"), [("/dev/zero", "not a regular file"), ("/nowhere", "no such file")])
-def test_a_device_is_not_read_and_a_missing_file_is_named(path, reason):
-    with pytest.raises(UserError, match=f"{path}: {reason}"):
-        read_bytes(Path(path), 100)
-
-
-@pytest.mark.parametrize("synced", [True, False])
-def test_a_file_is_on_the_disk_before_it_has_its_name_unless_it_need_not(tmp_path, monkeypatch, synced):
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     seen, sync = [], os.fsync
 
     def watched(number: int) -> None:
-        seen.append((tmp_path / "x").exists())
+        seen.append(((tmp_path / "x").exists(), os.fstat(number).st_size))
         sync(number)
 
     monkeypatch.setattr(os, "fsync", watched)
-    write_bytes(tmp_path / "x", b"content", synced)
-    assert seen == ([False] if synced else [])
+    write_bytes(tmp_path / "x", b"content")
+    assert seen == [(False, 7)]
 
 
-def test_the_digest_of_a_file_is_sha256sums(tmp_path):
-    (tmp_path / "x").write_bytes(random.Random(0).randbytes(100_000))
-    said = subprocess.run(["sha256sum", tmp_path / "x"], capture_output=True, text=True, check=True).stdout
-    assert sha256(tmp_path / "x") == said.split()[0]
+def test_a_full_disk_names_the_file_and_leaves_nothing(small_disk):
+    folder = small_disk(64)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        write_bytes(folder / "result.bin", bytes(3 * 2**20))
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(folder / "result.bin"))
+    assert list(folder.iterdir()) == []
+
+
+def test_three_writers_of_a_file_at_once_do_not_disturb_each_other(tmp_path):
+    path, contents = tmp_path / "result", [letter * 100_000 for letter in (b"a", b"b", b"c")]
+
+    def write(content: bytes) -> None:
+        for _ in range(50):
+            write_bytes(path, content)
+            assert path.read_bytes() in contents
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, contents))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_of_an_unfinished_file_is_one_that_git_and_dvc_ignore(tmp_path):
+    with replacing(tmp_path / "x.csv"):
+        (name,) = (path.name for path in tmp_path.iterdir())
+    command = ["git", "check-ignore", "--no-index", f"plots/history/{name}"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert ".*.tmp" in (ROOT / ".dvcignore").read_text().splitlines()
+    assert re.fullmatch(r"\.x\.csv\.[0-9a-f]{8}\.tmp", name)
+
+
+def test_json_is_readable_utf8_one_key_a_line_and_comes_back(tmp_path):
+    pet = Pet(name="Kätzchen", weight=1 / 3)
+    for content in (pet, pet.model_dump()):
+        write_json(tmp_path / "pet.json", content)
+        text = (tmp_path / "pet.json").read_text("utf-8")
+        assert text == '{\n  "name": "Kätzchen",\n  "weight": 0.3333333333333333\n}\n'
+    assert parse_json(text.encode(), Pet, Path("pet.json")) == pet
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "pet.json", {"weight": float("nan")})
+    assert json.loads((tmp_path / "pet.json").read_text("utf-8")) == pet.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Invalid JSON"), (b"[]", "object"), (b"{}", "name is missing; weight is missing"), (b"\xff", "JSON"),
+        (b'{"name": "a", "weight": NaN}', "weight = nan: must be a finite number"), (b"[" * 100_000, "JSON"),
+        (b'{"name": 1, "weight": 1}', "name = 1: must be a valid string"),
+        (b'{"name": "a", "weight": 1, "age": 2}', "age is unknown; known here: name, weight"),
+    ],
+)  # fmt: skip
+def test_json_of_something_else_is_named_in_one_line(content, reason):
+    with pytest.raises(UserError, match=r"^pet\.json: .*; make it again with `dvc repro`$") as error:
+        parse_json(content, Pet, Path("pet.json"))
+    assert reason in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_a_table_has_unix_lines_and_eight_digits_and_comes_back(tmp_path):
+    table = pd.DataFrame({"run": ["a", "b"], "loss": [2.5e-5, 1 / 3], "epoch": [1, 20]})
+    write_csv(tmp_path / "x.csv", table)
+    content = (tmp_path / "x.csv").read_bytes()
+    assert content == csv_bytes(table) == b"run,loss,epoch\na,2.5e-05,1\nb,0.33333333,20\n"
+    found = parse_csv(content, tmp_path / "x.csv")
+    assert found.to_dict("list") == {"run": ["a", "b"], "loss": [2.5e-5, 0.33333333], "epoch": [1, 20]}
+    assert found.dtypes["epoch"] == "int64"
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=8)
+ODD = st.sampled_from(
+    ["0", "007", "NA", "", "null", "nan", "a,b", 'say "x"', "two\nlines", "1e5", "True", " a ", "\u200d", "猫"]
+)
+
+
+@given(st.lists(st.tuples(NAMES | ODD, NAMES | ODD, st.floats(0, 1, width=16)), min_size=1, max_size=5))
+def test_any_name_of_a_class_comes_back_as_the_text_it_was(rows):
+    table = pd.DataFrame(rows, columns=["actual", "predicted", "confidence"])
+    found = parse_csv(csv_bytes(table), Path("x.csv"))
+    assert found[["actual", "predicted"]].to_numpy().tolist() == table[["actual", "predicted"]].to_numpy().tolist()
+    assert found["confidence"].to_numpy() == pytest.approx(table["confidence"].to_numpy(), rel=1e-7)
+
+
+def test_every_column_that_holds_names_stays_text_also_if_all_are_numbers():
+    columns = {"run", "class", "image", "label", "actual", "predicted", "recipe"}
+    found = parse_csv(csv_bytes(pd.DataFrame(dict.fromkeys(columns | {"epoch"}, ["01", "2"]))), Path("x.csv"))
+    assert columns <= set(TEXTS)
+    assert found.to_dict("list") == dict.fromkeys(columns, ["01", "2"]) | {"epoch": [1, 2]}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a,b\n1,2,3\n1,2,3,4\n", b'a\n"1\n'])
+def test_a_file_that_is_no_table_is_named_in_one_line(content):
+    with pytest.raises(UserError, match=r"^plots/x\.csv: no table \(.*\); make it again with `dvc repro`$") as error:
+        parse_csv(content, Path("plots/x.csv"))
+    assert str(error.value).isprintable()
 
 
 def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
@@ -218,19 +195,17 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
 
     code = "from pathlib import Path; from stages.common.files import locked\n"
     code += "with locked(Path('folder/lock'), lambda: print('waiting', flush=True)): print('held', flush=True); input()"
-    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
-    options = {
-        "stdin": pipe,
-        "stdout": pipe,
-        "text": True,
-        "cwd": tmp_path,
-        "env": os.environ | {"PYTHONPATH": str(Path(files.__file__).parents[2])},
-    }
-    first = subprocess.Popen(command, **options)
+
+    def start() -> subprocess.Popen:
+        pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tmp_path, env=environment)
+
+    first = start()
     assert first.stdout.readline() == "held\n"
     with pytest.raises(HeldError), locked(tmp_path / "folder/lock", refuse):
         pass
-    second = subprocess.Popen(command, **options)
+    second = start()
     assert second.stdout.readline() == "waiting\n"
     first.kill()
     assert second.stdout.readline() == "held\n"
@@ -238,3 +213,26 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
     first.communicate()
     with locked(tmp_path / "folder/lock", refuse):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_where_the_file_system_has_no_locks_a_line_says_so_and_the_work_goes_on(tmp_path, monkeypatch, capsys, number):
+    """A stand-in for flock on NFS or Lustre; an error of another kind is an error."""
+
+    def refused(file, operation) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock", lambda: None):
+            pass
+        return
+    with locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it")):
+        assert capsys.readouterr().out.endswith(
+            "lock: no locks on this file system; start nothing twice in this folder\n"
+        )
+
+
+def test_the_digest_is_sha256sums():
+    said = subprocess.run(["sha256sum"], input=b"content", capture_output=True, check=True).stdout.decode()
+    assert sha256(b"content") == said.split()[0]

@@ -93,7 +93,9 @@ def test_other_seeds_and_epochs_have_other_draws():
 
 @pytest.mark.parametrize("less", [{"flip": False}, {"cutout": 0}])
 def test_what_is_turned_off_leaves_the_other_draws_as_they_were(less):
-    with_all, without = (draw_epoch(7, 1, 50, SIZE, augmented(**{"flip": True, "cutout": 3} | off)) for off in ({}, less))
+    with_all, without = (
+        draw_epoch(7, 1, 50, SIZE, augmented(**{"flip": True, "cutout": 3} | off)) for off in ({}, less)
+    )
     changed = {name for name in Draws._fields if not torch.equal(getattr(with_all, name), getattr(without, name))}
     assert changed == ({"flip"} if "flip" in less else {"hole_y", "hole_x"})
 
@@ -119,7 +121,9 @@ def test_a_batch_is_what_torchvision_pads_crops_flips_and_normalises_and_a_loop_
         image = torch.from_numpy(split.images[index]).permute(2, 0, 1)
         image = vision.crop(vision.pad(image, [padding]), top, left, SIZE, SIZE)
         image = vision.horizontal_flip(image) if flip else image
-        expected.append(cut_out(vision.normalize(vision.to_dtype(image, torch.float32, scale=True), MEAN, STD), y, x, cutout))
+        expected.append(
+            cut_out(vision.normalize(vision.to_dtype(image, torch.float32, scale=True), MEAN, STD), y, x, cutout)
+        )
     images = TrainingImages(split, augmented(padding, cutout=cutout), Normalise(MEAN, STD, CPU.torch), CPU.torch)
     x, labels = images.batch(draws)
     assert (len(images), x.dtype) == (5, torch.float32)

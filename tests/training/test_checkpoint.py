@@ -25,7 +25,9 @@ def some_state(epochs: int = 2, size: int = 5) -> State:
     }
     tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
     tensors["momentum.conv.weight"] = torch.randn(4, 3, 3, 3, generator=random)
-    history = [{"epoch": number, "train_loss": 0.1 + 0.2, "test_accuracy": 1 / number} for number in range(1, epochs + 1)]
+    history = [
+        {"epoch": number, "train_loss": 0.1 + 0.2, "test_accuracy": 1 / number} for number in range(1, epochs + 1)
+    ]
     best = {name: 2 * tensor for name, tensor in weights.items()}
     return State(tensors, history, best, seconds=12.5, training_seconds=11.25)
 
@@ -140,7 +142,9 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_no_training(small_
     for _ in range(3):
         writing.save(some_state(size=3 * 2**20), finished=True)  # 2 bytes each, twice
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{PATH}: no checkpoint (No space left on device, 12 MiB are needed); an interruption would lose")
+    assert line.startswith(
+        f"{PATH}: no checkpoint (No space left on device, 12 MiB are needed); an interruption would lose"
+    )
     assert not list(FOLDER.glob("*"))
     writing.save(some_state(), finished=True)
     assert same(checkpoint().load(), some_state())
@@ -165,7 +169,9 @@ def test_any_flipped_bit_is_found_or_means_nothing(capsys):
         loaded, said = checkpoint().load(), capsys.readouterr().out
         found += loaded is None
         assert said.isprintable() or said.count("\n") == 1
-        assert "starting from epoch 1, because this checkpoint " in said if loaded is None else same(loaded, some_state())
+        assert (
+            "starting from epoch 1, because this checkpoint " in said if loaded is None else same(loaded, some_state())
+        )
     assert found > 180
 
 
@@ -177,7 +183,9 @@ def test_a_file_that_is_no_checkpoint_is_named_and_not_used(capsys, content):
     PATH.write_bytes(content)
     assert checkpoint().load() is None
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{PATH}: starting from epoch 1, because this checkpoint cannot be used: no safetensors file")
+    assert line.startswith(
+        f"{PATH}: starting from epoch 1, because this checkpoint cannot be used: no safetensors file"
+    )
 
 
 def test_a_file_depends_on_card_and_tensors_alone_and_is_read_by_safetensors(folder):

@@ -160,7 +160,9 @@ def test_a_compiled_function_chooses_no_kernel_by_timing_and_keeps_its_cache_in_
 
 
 @pytest.mark.slow
-def test_deterministic_mode_reaches_the_compilation_of_the_backward_pass_and_its_cache_is_private(tmp_path, monkeypatch):
+def test_deterministic_mode_reaches_the_compilation_of_the_backward_pass_and_its_cache_is_private(
+    tmp_path, monkeypatch
+):
     """Inductor's own switch, read where it lowers the backward graph, in a thread of the autograd engine."""
     code = """
 import torch
@@ -280,7 +282,9 @@ def test_timing_tells_how_it_was_computed(monkeypatch):
 @pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory: you"])
 def test_too_little_memory_ends_in_a_line_with_the_bytes_of_the_images(words):
     with (
-        pytest.raises(UserError, match=r"ran out of memory at train\.batch_size = 32 with Simple CNN, beside 192 MiB of"),
+        pytest.raises(
+            UserError, match=r"ran out of memory at train\.batch_size = 32 with Simple CNN, beside 192 MiB of"
+        ),
         memory_errors(recipe(), CPU, np.zeros((2**18, 12, 12, 3), np.uint8)),  # 12 pixels and 2 · 2 more
     ):
         raise RuntimeError(f"{words} to allocate")

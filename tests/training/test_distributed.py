@@ -14,7 +14,7 @@ from stages.common.errors import UserError
 from stages.training import distributed as module
 from stages.training.distributed import Processes, check_processes, joined_processes
 from tests.training.test_step import ROWS, stepping
-from tests.training.toys import CPU, dataset, fresh, recipe, states
+from tests.training.toys import dataset, fresh, recipe, states
 from tests.training.two_processes import PLAIN, Plain
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,9 @@ def test_values_are_rank_0s_and_differences_are_named_in_all_processes(both):
 def test_a_rank_with_other_weights_or_other_inputs_ends_all(both):
     for found in both:
         assert found["said"]["weights"] == "RuntimeError: the 2 processes ended with different weights"
-        assert found["said"]["parameters"].startswith("UserError: the 2 processes began with different parameters; give")
+        assert found["said"]["parameters"].startswith(
+            "UserError: the 2 processes began with different parameters; give"
+        )
 
 
 def test_a_process_whose_neighbour_ended_says_so(both):

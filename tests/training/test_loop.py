@@ -3,7 +3,6 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,7 +52,9 @@ class Exact(nn.Module):
         return self.layers(x.double())
 
 
-def plain_training(network: nn.Module, data: Dataset, keep: str, seed: int, cutout: int, **options) -> tuple[list, dict]:
+def plain_training(
+    network: nn.Module, data: Dataset, keep: str, seed: int, cutout: int, **options
+) -> tuple[list, dict]:
     """The history and the weights kept of a training of four epochs by torch's own parts; of ours, the draws alone."""
     criterion, history, kept = nn.CrossEntropyLoss(label_smoothing=options["label_smoothing"]), [], {}
     optimizer = torch.optim.SGD(
@@ -224,7 +225,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_epoch_and_rate(place):
         return x * (math.inf if bad else 1)
 
     network = Counting(outputs)
-    with pytest.raises(UserError, match=r"no longer finite after epoch 2 at learning rate 0\.01; lower train\.learning_rate"):
+    with pytest.raises(
+        UserError, match=r"no longer finite after epoch 2 at learning rate 0\.01; lower train\.learning_rate"
+    ):
         states(network, DATA, recipe())
 
 
@@ -329,7 +332,9 @@ def test_several_processes_share_batch_statistics_where_that_is_wanted(world_siz
     assert (nn.SyncBatchNorm in types, nn.BatchNorm2d in types) == (converted, not converted)
 
 
-@pytest.mark.parametrize(("count", "size", "batches"), [(2500, 32, [1000, 1000, 500]), (9, 512, [3, 3, 3]), (2, 1100, [1, 1])])
+@pytest.mark.parametrize(
+    ("count", "size", "batches"), [(2500, 32, [1000, 1000, 500]), (9, 512, [3, 3, 3]), (2, 1100, [1, 1])]
+)
 def test_predictions_are_made_in_batches_of_bounded_memory_whose_results_may_be_overwritten(count, size, batches):
     seen, result = [], torch.zeros(1000, 1)
 
@@ -363,7 +368,9 @@ def test_on_a_gpu_two_epochs_of_replayed_steps_agree_with_the_cpu(name):
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_on_a_gpu_a_replay_trains_on_its_own_batch_and_the_host_waits_for_no_step(name):
     gpu = device_of("fp32")
-    steps = [Step(gpu.place(fresh(recipe(name))).train(), images_on(gpu), recipe().train, gpu.autocast) for _ in range(2)]
+    steps = [
+        Step(gpu.place(fresh(recipe(name))).train(), images_on(gpu), recipe().train, gpu.autocast) for _ in range(2)
+    ]
     replayed, rows = loop.build_update(steps[0], 32, gpu), gpu.copied(rows_of_an_epoch())[:64]
     replayed(rows[:32])  # captures it
     torch.cuda.set_sync_debug_mode("error")

@@ -49,7 +49,9 @@ def test_a_resumed_training_counts_its_own_epochs(clock, capsys):
 
 
 @pytest.mark.parametrize(("device", "after_batches"), [(CPU, [30, 60]), (GPU, [0, 0])])
-def test_the_bar_of_a_terminal_moves_by_batches_on_a_cpu_and_by_epochs_on_a_gpu(monkeypatch, capsys, device, after_batches):
+def test_the_bar_of_a_terminal_moves_by_batches_on_a_cpu_and_by_epochs_on_a_gpu(
+    monkeypatch, capsys, device, after_batches
+):
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 * 2**29)
 
     class Terminal(io.StringIO):

@@ -47,7 +47,10 @@ def test_learning_rates_are_those_of_torchs_schedulers(schedule, epochs, warmup)
 
 
 def test_a_recipe_is_that_of_its_run_and_model_and_holds_nothing_of_others():
-    all_ = params(torchvision={"name": "resnet34"}, runs={"odd": {"model": "torchvision", "weight_decay": "ablation.weight_decay"}})
+    all_ = params(
+        torchvision={"name": "resnet34"},
+        runs={"odd": {"model": "torchvision", "weight_decay": "ablation.weight_decay"}},
+    )
     expected = {
         "cnn": (cnn.Settings(epochs=1), 5e-4),
         "resnet_ablation": (resnet.Settings(epochs=1, base_channels=16, blocks=[1, 1, 1, 1]), 1e-4),

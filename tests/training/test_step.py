@@ -75,7 +75,9 @@ def test_its_state_names_every_weight_statistic_and_momentum_without_copies():
     step = stepping(recipe(), fresh(recipe()))
     parameters = dict(step.bare.named_parameters())
     tensors = step.tensors()
-    assert set(tensors) == {f"model.{name}" for name in step.bare.state_dict()} | {f"momentum.{name}" for name in parameters}
+    assert set(tensors) == {f"model.{name}" for name in step.bare.state_dict()} | {
+        f"momentum.{name}" for name in parameters
+    }
     step(ROWS[:32])
     assert all(tensors[f"model.{name}"].equal(p) for name, p in parameters.items())
     assert all(tensors[f"momentum.{name}"].any() for name in parameters)

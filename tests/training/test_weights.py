@@ -33,7 +33,9 @@ CONTENT = to_bytes(CARD, trained().state_dict())
 
 def by_hand(network: nn.Module, images: np.ndarray) -> Tensor:
     """The logits of uint8 N×H×W×3 images."""
-    x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(
+        STD
+    ).view(3, 1, 1)
     with torch.no_grad():
         return network(x).double()
 
@@ -58,7 +60,9 @@ def test_probabilities_are_the_softmax_of_the_networks_logits_on_normalised_imag
     expected = by_hand(trained(), images)
     log = torch.from_numpy(classifier.log_probabilities(images))
     torch.testing.assert_close(log, expected.log_softmax(1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.from_numpy(classifier.probabilities(images)), expected.softmax(1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.from_numpy(classifier.probabilities(images)), expected.softmax(1), atol=1e-6, rtol=0
+    )
 
 
 def test_the_logarithm_of_a_tiny_probability_is_exact():
@@ -113,7 +117,9 @@ def test_a_network_may_have_buffers_that_are_not_saved(monkeypatch):
 
 def test_any_flipped_bit_is_found_or_means_nothing():
     draw, header = random.Random(1), 8 + int.from_bytes(CONTENT[:8], "little")
-    for bit in [draw.randrange(8 * len(CONTENT)) for _ in range(100)] + [draw.randrange(8 * header) for _ in range(100)]:
+    for bit in [draw.randrange(8 * len(CONTENT)) for _ in range(100)] + [
+        draw.randrange(8 * header) for _ in range(100)
+    ]:
         damaged = bytearray(CONTENT)
         damaged[bit // 8] ^= 1 << bit % 8
         try:

@@ -85,7 +85,12 @@ class Dropping(nn.Module):
 
 
 def states(
-    network: nn.Module, data: Dataset, of: Recipe, device: Device = CPU, resumed: State | None = None, **options: Callable
+    network: nn.Module,
+    data: Dataset,
+    of: Recipe,
+    device: Device = CPU,
+    resumed: State | None = None,
+    **options: Callable,
 ) -> list[State]:
     """The state after each epoch; the training's own tensors go on changing, so these are copies."""
     return [copy.deepcopy(state) for state in train(network, data, of, device, resumed, **options)]
