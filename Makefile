@@ -100,7 +100,12 @@ test-slow: repository environment ## longer tests of the same: more interruption
 	pytest -m slow
 
 test-gpu: environment ## on a GPU: its tests, and the figures of docs/performance.md
-	python -m benchmarks.gpu
+	python -m benchmarks.gpu --only tests bytes stage
+	python -m benchmarks.gpu --only replay profile speed evaluation precision
+
+# Each fault runs the tests of its folder: hours. For a sample: MUTANTS='--limit 100 --jobs 4'
+mutants: environment ## small faults, one at a time, and the tests that notice them: a night
+	python -m benchmarks.mutants $(MUTANTS)
 
 lint: environment ## style, common mistakes and types
 	ruff check .
