@@ -2,7 +2,7 @@
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo repro queue seeds compare test test-fast test-slow test-gpu lint repository environment
+.PHONY: help demo repro queue seeds compare test test-fast test-slow test-gpu mutants lint repository environment
 
 PYTHON ?= python3
 VENV := .venv
