@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from stages.common.errors import UserError
 from stages.datasets import cifar
@@ -144,6 +145,11 @@ def test_an_archive_is_downloaded_once_and_kept_for_the_user(hub, serve, monkeyp
                 np.testing.assert_array_equal(arrays[field], array)
     assert requests == ["/cifar-10-python.tar.gz"]
     assert sorted(path.name for path in hub.iterdir()) == ["cifar-10-python.tar.gz", "cifar-10-python.tar.lock"]
+
+
+def test_the_addresses_are_torchvisions():
+    for title, source in (("cifar-10", CIFAR10), ("cifar-100", CIFAR100)):
+        assert source.url == f"{cifar.ADDRESS}{title}-python.tar.gz"
 
 
 def test_cifar_100_has_its_fine_classes(hub, tmp_path):
