@@ -1,6 +1,6 @@
-"""Export a trained model for use without this project: a program of torch.export, and its model card as text.
+"""Export a trained model for use without this project: a program of torch.export, and its model card as JSON.
 
-python -m stages.commands.export models/resnet.safetensors --to resnet.pt2
+python -m stages.commands.export models/resnet.safetensors
 """
 
 import io
@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from stages.common import cli
-from stages.common.files import write_bytes
+from stages.common.errors import printable
+from stages.common.files import write_bytes, write_json
 from stages.training.weights import Classifier, load_model
+
+EXPORTED = Path("exported")  # not models/, which the stages read
 
 
 class Program(nn.Module):
@@ -30,8 +33,9 @@ class Program(nn.Module):
 
 
 def main(args: Namespace) -> None:
+    """Write the program as NAME.pt2, and its card as NAME.pt2.json."""
+    to = args.to or EXPORTED / args.model.with_suffix(".pt2").name
     classifier = load_model(args.model)
-    to = args.to or args.model.with_suffix(".pt2")
     size = classifier.card.data.image_size
     program = torch.export.export(
         Program(classifier).eval(),
@@ -41,42 +45,27 @@ def main(args: Namespace) -> None:
     content = io.BytesIO()
     torch.export.save(program, content)
     write_bytes(to, content.getvalue())
-    card = model_card(classifier, to.name)
-    write_bytes(to.with_suffix(".md"), card.encode())
-    title = classifier.card.recipe.settings.title
-    print(f"{to}, {to.with_suffix('.md')}: {title}, {classifier.parameters:,} parameters")
+    write_json(Path(f"{to}.json"), model_card(classifier, to.name))
+    print(
+        f"{printable(to)}, and its card beside it: {classifier.card.recipe.title}, {classifier.parameters:,} parameters"
+    )
 
 
-def model_card(classifier: Classifier, file: str) -> str:
-    """The model card as Markdown."""
-    recipe, data = classifier.card.recipe, classifier.card.data
-    settings = recipe.settings.model_dump() | recipe.train.model_dump() | recipe.augment.model_dump()
-    size, count = data.image_size, len(data.classes)
-    rows = "\n".join(f"| {name} | `{value}` |" for name, value in {"seed": recipe.seed, **settings}.items())
-    return f"""# {recipe.settings.title} for {data.name}
-
-{classifier.parameters:,} parameters, trained from scratch on {data.counts.train:,} images as run `{recipe.run}`.
-
-```python
-import torch
-
-program = torch.export.load("{file}").module()
-probabilities = program(images)  # float32 N×3×{size}×{size}, RGB in [0, 1] → N×{count}
-```
-
-Classes, in order: {", ".join(f"`{name}`" for name in data.classes)}.
-
-| recipe | |
-| --- | --- |
-{rows}
-
-Data: {data.name} (`{data.source}`), sha256 `{data.sha256}`. The model answers with one of these
-classes, whatever the image shows.
-"""
+def model_card(classifier: Classifier, file: str) -> dict[str, object]:
+    """Return how to use the program, and how the model was trained."""
+    size = classifier.card.data.image_size
+    return {
+        "title": classifier.card.recipe.title,
+        "parameters": classifier.parameters,
+        "use": f'torch.export.load("{file}").module()(images)',
+        "images": f"float32 N×3×{size}×{size}, RGB in [0, 1], up to 4,096 at a time",
+        "returns": f"probabilities, float32 N×{len(classifier.classes)}, in the order of data.classes",
+        **classifier.card.model_dump(mode="json"),
+    }
 
 
 if __name__ == "__main__":
     parser = cli.parser("export", __doc__)
     parser.add_argument("model", type=Path, help="such as models/resnet.safetensors")
-    parser.add_argument("--to", type=Path, help="default: the model's name with .pt2")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="default: exported/, and the model's name with .pt2")
     cli.run(main, parser)

@@ -1,142 +1,178 @@
-"""Collect the finished experiments that differ from the workspace in nothing but the seed into plots/seeds.csv.
+"""Collect the experiments that differ from the workspace in nothing but the seed, and compare the recipes over them.
 
-python -m stages.commands.seeds
-python -m stages.commands.seeds --missing 5
+python -m stages.commands.seeds              writes plots/seeds.csv, which `dvc repro` takes into the report
+python -m stages.commands.seeds --missing    prints which seeds of `study` in params.yaml are still to train
 """
 
-import hashlib
+import base64
+import json
 import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
-from dvc.scm import map_scm_exception
-from pydantic import ValidationError
 
 from stages.common import cli
+from stages.common.dataset import read_info, read_split
 from stages.common.errors import UserError, listed, printable
-from stages.common.files import read_bytes, write_csv
-from stages.common.formats import SEEDS, TRAIN_METRICS, Metrics, SeedResult, of_run
-from stages.common.params import PARAMS, load_params
-from stages.common.yaml12 import parse_yaml
+from stages.common.files import EVALUATION, PREDICTIONS, SEEDS, parse_csv, parse_json, sha256, write_csv
+from stages.common.params import PARAMS, Params, flat, load_params, parse_yaml
+from stages.evaluation.metrics import Evaluation, TestedRun
+from stages.reporting.findings import answer
+from stages.reporting.results import read_results, recipe_digest
+from stages.reporting.wording import percent
 
-LOCK = Path("dvc.lock")
-MOST = 1000  # seeds of a study
+LOCK = "dvc.lock"
 
 
 @dataclass(frozen=True)
-class Trainings:
-    """The trainings of a revision, as its dvc.lock records them."""
+class Training:
+    """A model that was trained and tested."""
 
-    seed: int
-    recipes: dict[str, Any]  # by run: all that it came from but the seed: command, data, code, parameters
-    results: dict[str, str]  # by run: the md5 of its metrics
+    files: DVCFileSystem  # of the revision: what git, DVC's cache or its remote have of it
+    run: str
+    parameters: dict[str, Any]  # that it was trained with, by their names in params.yaml
+    inputs: dict[str, str]  # digests of data and code, by path
+    evaluation: Evaluation
+
+    @property
+    def tested(self) -> TestedRun:
+        return self.evaluation.runs[self.run]
 
 
 def main(args: Namespace) -> None:
-    own, seed = read_trainings(None), load_params().seed
-    if own.seed != seed:
-        raise UserError(f"{LOCK}: results of seed {own.seed}, and {PARAMS} has {seed}; run `dvc repro` first")
-    study, passed_over = {own.seed: read_results(None, own)}, []
-    for name, revision in experiments():
-        try:
-            trainings = read_trainings(revision)
-            if trainings.recipes != own.recipes:
-                raise UserError("differs in more than the seed")
-            if trainings.seed not in study:
-                study[trainings.seed] = read_results(revision, trainings)
-        except UserError as error:
-            passed_over += [f"{name} ({error})"] if name else []
-    if args.missing is None:
-        write_study(study, passed_over)
-    elif 1 <= args.missing <= MOST:
-        print(*(wanted for wanted in range(seed, seed + args.missing) if wanted not in study), sep=",")
-    else:
-        raise UserError(f"--missing {args.missing}: choose from 1 to {MOST:,} seeds")
+    """Print the missing seeds, or write the study and print what it shows."""
+    params, (own, others) = load_params(), read_trainings()
+    check_workspace(own, params)
+    by_seed: dict[int, dict[str, Training]] = {}
+    for training in equal_but(own, others, "seed"):
+        by_seed.setdefault(training.parameters["seed"], {})[training.run] = training
+    whole = {seed: found for seed, found in sorted(by_seed.items()) if len(found) == len(own)}
+    planned = range(params.seed, params.seed + params.study.seeds)
+    missing = ",".join(str(seed) for seed in planned if seed not in whole)
+    if args.missing:
+        print(missing)
+        return
+    for seed in sorted(by_seed.keys() - whole.keys()):
+        print(f"Seed {seed} lacks {', '.join(params.runs.keys() - by_seed[seed].keys())}, and is left out.")
+    write_csv(SEEDS, pd.DataFrame([row_of(found[run]) for found in whole.values() for run in params.runs]))
+    report(f"{len(whole)} of {len(planned)} seeds" + (f"; missing, for `make seeds`: {missing}" if missing else ""))
 
 
-def write_study(study: dict[int, list[SeedResult]], passed_over: list[str]) -> None:
-    rows = [row for seed in sorted(study) for row in study[seed]]
-    write_csv(SEEDS, SeedResult, rows)
-    table = pd.DataFrame([row.model_dump() for row in rows])
-    accuracies = table.pivot(index="seed", columns="run", values="accuracy")[[row.run for row in study[rows[0].seed]]]
-    print(accuracies.map("{:.2%}".format).to_string())
-    print(f"{SEEDS}: {len(study)} seeds of this experiment; `dvc repro` takes them into the report")
-    if passed_over:
-        print(f"Passed over ({len(passed_over)}): {listed(passed_over)}")
+def report(count: str) -> None:
+    """Print accuracies and verdicts as the report will have them."""
+    info = read_info()
+    results = read_results(info, read_split("test", info), Path.read_bytes)
+    print(results.seed_accuracies.map(percent).to_string())
+    for pair in results.pairs:
+        said = answer(pair, results.parameters["study.margin"], len(results.pairs))
+        print(f"{said['verdict']}. {said['facts'][0]}")
+    print(f"{SEEDS}: {count}")
 
 
-def experiments() -> list[tuple[str, str]]:
-    """Name and revision of every finished experiment; first, without a name, HEAD and the commits they began from."""
-    try:
-        with map_scm_exception(), Repo() as repo:
-            by_commit = {repo.scm.get_rev(): []} | repo.experiments.ls(all_commits=True)
-    except DvcException as error:
-        raise UserError(f"experiments cannot be listed: {printable(error)}") from error
-    named = [(printable(name), revision) for found in by_commit.values() for name, revision in found]
-    return [("", commit) for commit in by_commit] + named
+def read_trainings() -> tuple[list[Training], list[Training]]:
+    """Read what was trained and tested in the workspace, and in each commit and finished experiment.
 
-
-def read(revision: str | None, path: Path) -> bytes:
-    """The content of a file in a revision, or in the workspace."""
-    if revision is None:
-        return read_bytes(path, missing="no such file; run `dvc repro` first")
-    shown = subprocess.run(["git", "show", f"{revision}:./{path}"], capture_output=True)
-    if shown.returncode:
-        raise UserError(f"has no {path}")
-    return shown.stdout
-
-
-def read_trainings(revision: str | None) -> Trainings:
-    """The trainings in the dvc.lock of a revision, or of the workspace.
+    Parameters are those of the results: an experiment that was saved without a run has new ones beside old results.
+    Experiments and branches whose results cannot be read are named in a line.
 
     Raises:
-        UserError: there is none, it has another layout, or its trainings have different seeds.
+        UserError: the workspace has no results, or is no git repository.
     """
-    seeds, recipes, results = set(), {}, {}
     try:
-        stages = parse_yaml(read(revision, LOCK).decode(), LOCK)["stages"]
-        for name, stage in stages.items():
-            if name.startswith("train@"):
-                run, parameters = name.removeprefix("train@"), stage["params"][str(PARAMS)]
-                seeds.add(parameters.pop("seed"))
-                recipes[run] = stage["cmd"], stage["deps"], stage["params"]
-                digests = {out["path"]: out["md5"] for out in stage["outs"]}
-                results[run] = digests[str(of_run(TRAIN_METRICS, run))]
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise UserError(f"{LOCK} has another layout") from error
-    if len(seeds) != 1:
-        raise UserError(f"{LOCK}: {'trainings of different seeds' if seeds else 'no trainings'}; run `dvc repro` first")
-    return Trainings(seeds.pop(), recipes, results)
+        own, others, unread = read_revision(None), list[Training](), list[str]()
+    except (OSError, DvcException, KeyError) as error:
+        raise UserError(f"no results here ({printable(error)}); run `dvc repro`") from error
+    named = dict(line.split() for line in git("for-each-ref", "--format=%(objectname) %(refname)"))
+    for revision in git("rev-list", "--all", "--", LOCK):
+        try:
+            others += read_revision(revision)
+        except (UserError, OSError, DvcException, KeyError):
+            unread += [printable(named[revision].rpartition("/")[2])] if revision in named else []
+    if unread:
+        reason = "DVC's cache lacks their results, or these have another layout"
+        print(f"Passed over, since {reason}: {listed(unread)}", file=sys.stderr, flush=True)
+    return own, others
 
 
-def read_results(revision: str | None, trainings: Trainings) -> list[SeedResult]:
-    """A row for each run.
+def git(*arguments: str) -> list[str]:
+    """Return the lines that git prints."""
+    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", errors="surrogateescape")
+    if done.returncode:
+        raise UserError(f"git {arguments[0]}: {printable(done.stderr)}")
+    return done.stdout.splitlines()
+
+
+def read_revision(revision: str | None) -> list[Training]:
+    """Read the trainings of a revision (None: the workspace), but for those that were repeated and not tested since."""
+    files = DVCFileSystem(rev=revision)
+    stages = parse_yaml(files.read_bytes(LOCK), LOCK)["stages"]
+    evaluation = parse_json(files.read_bytes(str(EVALUATION)), Evaluation, EVALUATION)
+    trainings, tested_with = [], {dep["path"]: dep["md5"] for dep in stages["evaluate"]["deps"]}
+    for run in evaluation.runs:
+        inputs = {dep["path"]: dep["md5"] for dep in stages[f"train@{run}"]["deps"]}
+        if all(inputs[path] == tested_with[path] for path in inputs.keys() & tested_with.keys()):
+            trainings.append(Training(files, run, parameters_of(evaluation, run), inputs, evaluation))
+    return trainings
+
+
+def parameters_of(evaluation: Evaluation, run: str) -> dict[str, Any]:
+    """Return the parameters that a model was trained with, by their names in params.yaml."""
+    recipe: dict[str, Any] = evaluation.runs[run].recipe
+    values = flat({recipe["model"]: recipe["settings"]} | {name: recipe[name] for name in ("seed", "train", "augment")})
+    decay = values.pop("train.weight_decay")
+    return values | {str(evaluation.parameters[f"runs.{run}.weight_decay"]): decay}
+
+
+def check_workspace(own: list[Training], params: Params) -> None:
+    """Raise a UserError if the results in the workspace are not those of params.yaml."""
+    current = flat(params.model_dump())
+    changed = {name for training in own for name, value in training.parameters.items() if current.get(name) != value}
+    if changed or {training.run for training in own} != {*params.runs}:
+        raise UserError(f"{PARAMS}: {listed(sorted(changed)) or 'runs'} changed since the results; run `dvc repro`")
+
+
+def equal_but(own: list[Training], others: list[Training], *free: str) -> list[Training]:
+    """Keep the trainings that equal one of the workspace in all but these parameters; of equal ones, the first."""
+
+    def key(training: Training, *free: str) -> str:
+        values = {name: value for name, value in training.parameters.items() if name not in free}
+        return json.dumps([training.run, training.inputs, values], sort_keys=True)
+
+    wanted = {key(training, *free) for training in own}
+    first = {key(training): training for training in reversed(own + others)}
+    return [training for training in first.values() if key(training, *free) in wanted]
+
+
+def row_of(training: Training) -> dict[str, object]:
+    """Return a row of plots/seeds.csv.
 
     Raises:
-        UserError: a file of metrics is missing, another than the training wrote, or of another layout.
+        UserError: the answers are not those that evaluate wrote.
     """
-    rows = []
-    for run, digest in trainings.results.items():
-        path = of_run(TRAIN_METRICS, run)
-        content = read(revision, path)
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
-            raise UserError(f"{path}: not what {LOCK} records; run `dvc repro` first")
-        try:
-            found = Metrics.model_validate_json(content)
-        except ValidationError as error:
-            raise UserError(f"{path}: has another layout") from error
-        rows.append(
-            SeedResult(seed=trainings.seed, run=run, accuracy=found.accuracy, last_accuracy=found.last_accuracy)
-        )
-    return rows
+    path = PREDICTIONS / f"{training.run}.csv"
+    content = training.files.read_bytes(str(path))
+    if sha256(content) != training.evaluation.files[str(path)]:
+        raise UserError(f"{path}: not the one that evaluate wrote; run `dvc repro`")
+    table = parse_csv(content, path)
+    correct = (table.actual == table.predicted).to_numpy()
+    return {
+        "seed": training.parameters["seed"],
+        "run": training.run,
+        "accuracy": training.tested.accuracy,
+        "images": len(correct),
+        "correct": base64.b64encode(np.packbits(correct).tobytes()).decode(),
+        "recipe": recipe_digest(training.evaluation, training.run),
+    }
 
 
 if __name__ == "__main__":
     parser = cli.parser("seeds", __doc__)
-    parser.add_argument("--missing", type=int, metavar="N", help="print which of N seeds have no experiment yet")
+    parser.add_argument("--missing", action="store_true", help="print the seeds of the study that are still to train")
     cli.run(main, parser)
