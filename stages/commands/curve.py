@@ -80,11 +80,12 @@ def draw(dots: pd.DataFrame, parameter: str) -> Figure:
         marker, dashes = figures.MARKERS[number % 7], figures.DASHES[number % 7]
         low, high = np.stack(of_run.interval).T
         errors = of_run.accuracy - low, high - of_run.accuracy
-        axes.errorbar(of_run.value, of_run.accuracy, errors, fmt=marker, color=f"C{number}", capsize=3 + number)
-        means = of_run.groupby("value").accuracy.mean()
-        axes.plot(means, linestyle=dashes, marker=marker, color=f"C{number}", label=run)
+        look = {"color": f"C{number}", "elinewidth": 1, "capsize": 3 + number, "label": run}
+        axes.errorbar(of_run.value, of_run.accuracy, errors, fmt=marker, **look)
+        axes.plot(of_run.groupby("value").accuracy.mean(), color=f"C{number}", linestyle=dashes)
     if dots.value.dtype != object and 0 < 10 * dots.value.min() <= dots.value.max():
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: scientific(value))
     axes.set(xlabel=parameter, ylabel="Test accuracy, with 95% interval")
     axes.yaxis.set_major_formatter(lambda value, _: figures.tick_percent(value))
     axes.grid(axis="y")
