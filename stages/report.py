@@ -12,7 +12,6 @@ from stages.common.dataset import read_info, read_split
 from stages.common.errors import shown
 from stages.common.files import REPORT, write_bytes
 from stages.common.inputs import Inputs
-from stages.evaluation.metrics import confusion
 from stages.reporting import figures, findings, page, tables
 from stages.reporting.results import Results, read_results
 
@@ -45,31 +44,17 @@ def main(args: Namespace) -> None:
 
 
 def gather(results: Results) -> dict[str, Any]:
-    """Return the content of both forms of the report."""
-    info, runs, pairs, margin = results.info, results.runs, results.pairs, results.parameters["study.margin"]
+    """Return the content of both forms of the report, which add the tables themselves."""
+    pairs, margin, name = results.pairs, results.parameters["study.margin"], results.info.name
     return {
-        "title": f"{' against '.join(pairs[0].names) if pairs else f'{len(runs)} runs'} on {info.name}",
-        "data": info,
-        "runs": runs,
-        "held_out": results.held_out,
+        "title": f"{' against '.join(pairs[0].labels) if pairs else f'{len(results.runs)} runs'} on {name}",
+        "results": results,
+        "data": results.info,
+        "runs": results.runs,
         "caveats": "; ".join(findings.caveats(results)),
         "answers": [findings.answer(pair, margin, len(pairs)) for pair in pairs],
         "next_step": findings.next_step(results),
         "notes": findings.notes(results),
-        "run_table": tables.run_table(runs, results.held_out),
-        "pairs": [(pair.joined("beside"), tables.pair_table(pair, results.held_out)) for pair in pairs],
-        "seed_table": tables.seed_table(results),
-        "recipe_table": tables.recipe_table(results),
-        "seeds": ", ".join(map(str, results.seed_accuracies.index)),
-        "confusions": [
-            confusion(run.predictions.actual, run.predictions.predicted, info.classes)
-            for run in (runs if tables.few(info.classes) else [])
-        ],
-        "confused": [tables.confused(run) for run in runs],
-        "classes": tables.class_table(runs, range(len(info.classes))),
-        "extremes": tables.class_table(runs, tables.extremes(runs)),
-        "machines": tables.machine_table(runs),
-        "parameters": results.parameters,
         "origin": page.origin(results.parameters),
     }
 

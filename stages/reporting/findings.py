@@ -1,7 +1,7 @@
 """The content of the report in sentences: questions, verdicts, how to read them, and what to do next."""
 
 from stages.evaluation.significance import MOST_SEEDS, SIGNIFICANT, Difference, seeds_needed
-from stages.reporting.results import Pair, Results, architecture
+from stages.reporting.results import Pair, Results
 from stages.reporting.wording import capitalised, p_value, percent, points, points_range
 
 # The full experiment
@@ -33,7 +33,7 @@ def caveats(results: Results) -> list[str]:
         recipe, title, epochs = run.tested.recipe, run.tested.title, len(run.history)
         full, settings = FULL_EPOCHS.get(recipe["model"], 0), recipe["settings"]
         if epochs < full:
-            short.append(f"{architecture(run.tested)} {epochs} of {full} epochs")
+            short.append(f"{title} {epochs} of {full} epochs")
         resnet = recipe["model"] == "resnet"
         if resnet and (settings["base_channels"] < FULL_CHANNELS or sum(settings["blocks"]) < FULL_BLOCKS):
             small.append(f"{title} in place of ResNet-18")
@@ -48,31 +48,31 @@ def answer(pair: Pair, margin: float, questions: int) -> dict:
         margin: differences within it count as equal, a fraction.
         questions: number of pairs, for which p is adjusted.
     """
-    subject, (one, other) = f"{pair.subject} " if pair.subject else "", pair.names
-    images, (only_one, only_other) = f"{len(pair.first.predictions):,} test images", pair.comparison.only_right
+    (one, other), images = pair.labels, f"{len(pair.first.predictions):,} test images"
     accuracies = " against ".join(percent(run.tested.accuracy) for run in (pair.first, pair.second))
+    only_one, only_other = pair.comparison.only_right
     facts = [
         f"{accuracies} of {images}: {_difference(pair.comparison, pair.comparison.adjusted_p, questions)}.",
-        f"Only {subject}{one} right: {only_one:,}, only {other}: {only_other:,}.",
+        f"Right by {one} alone: {only_one:,}, by {other} alone: {only_other:,}.",
     ]
     if compared := pair.recipes:
         shares = ", ".join(f"{part} {share:.0%}" for part, share in compared.shares.items())
         difference = _difference(compared, pair.p, questions)
         over = f"Over {compared.seeds} seeds, for other seeds and other images too: {difference}."
         facts = [f"{over} Shares of its variance: {shares}.", f"These two models: {facts[0]}", facts[1]]
-    return {"question": f"Is {subject}{one} better than {other}?", "verdict": verdict(pair, margin), "facts": facts}
+    return {"question": f"Is {one} better than {other}?", "verdict": verdict(pair, margin), "facts": facts}
 
 
 def verdict(pair: Pair, margin: float) -> str:
     """Say which one is better: which recipe if there are enough seeds for that, else which of these two models."""
-    one, other = pair.names
-    better, worse = (other, one) if pair.verdict == "worse" else (one, other)
-    subject = f"{pair.subject} " if pair.subject else ""
+    one, other = pair.labels
     said = {
-        "equal": f"{subject}{one} and {other} are equal within {100 * margin:g} points",
-        "undecided": f"undecided between {subject}{one} and {other}",
-    }.get(pair.verdict, f"{subject}{better} is better than {worse}")
-    return capitalised(said if pair.recipes else f"these two models: {said}")
+        "better": f"{one} is better than {other}",
+        "worse": f"{other} is better than {one}",
+        "equal": f"{one} and {other} are equal within {100 * margin:g} points",
+        "undecided": f"undecided between {one} and {other}",
+    }[pair.verdict]
+    return capitalised(said) if pair.recipes else f"These two models: {said}"
 
 
 def _difference(compared: Difference, adjusted_p: float, questions: int) -> str:

@@ -20,7 +20,8 @@ from stages.common.dataset import Split
 from stages.common.errors import UserError, printable
 from stages.common.files import PREDICTIONS, SUSPECTS
 from stages.common.params import PARAMS, flat, parse_yaml
-from stages.reporting import figures, findings
+from stages.evaluation.metrics import confusion
+from stages.reporting import figures, findings, tables
 from stages.reporting.results import Results
 from stages.reporting.wording import capitalised, confidence, markdown, percent, short
 
@@ -65,6 +66,7 @@ def _template(name: str, finalize: Callable[[Any], Any] | None = None):
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.globals |= {"tables": tables, "confusion": confusion}
     templates.filters |= {"short": short, "percent": percent, "capitalised": capitalised, "confidence": confidence}
     templates.filters |= {"code": _code, "base64": lambda content: base64.b64encode(content).decode()}
     templates.filters["text"] = lambda value: value if isinstance(value, str) else json.dumps(value)
@@ -96,8 +98,8 @@ def pictures(results: Results, test: Split) -> dict[str, Any]:
         first, second = pair.first.predictions, pair.second.predictions
         least = first.assign(confidence=first.confidence.clip(upper=second.confidence))
         order = _confident(least[first.predicted != second.predicted]).index
-        answers = {f"{name}:": of.loc[order] for name, of in zip(pair.names, (first, second), strict=True)}
-        galleries.append(_gallery(f"What {' and '.join(pair.names)} disagree on with most confidence", answers, test))
+        answers = {f"{name}:": of.loc[order] for name, of in zip(pair.labels, (first, second), strict=True)}
+        galleries.append(_gallery(f"What {' and '.join(pair.labels)} disagree on with most confidence", answers, test))
     few = wrong.head(MOST_WRONG)
     classes = {
         name: [_picture(index, {"": few}, test, SMALL) for index in few.index[few.actual == name]]
@@ -139,8 +141,9 @@ def origin(parameters: dict[str, Any]) -> dict[str, str]:
         commit, date, author = _git("log", "-1", "--abbrev=10", "--format=%h%n%as%n%an").split("\n", 2)
         changed = ", with changes to the code that are not committed" if _git("status", "--porcelain", *CODE) else ""
         committed = flat(parse_yaml(_git("show", f"HEAD:./{PARAMS}"), f"{PARAMS} of that revision"))
-    except UserError as error:
-        return {"revision": f"Git revision unknown: {error}.", "lacking": "The parameters below repeat this."}
+    except (OSError, subprocess.CalledProcessError, UserError) as error:
+        reason = printable((getattr(error, "stderr", b"") or b"").decode(errors="replace") or error)
+        return {"revision": f"Git revision unknown: {reason}", "lacking": "The parameters below repeat this."}
     said = {"revision": f"Git revision {commit} of {date} by {author}{changed}."}
     differing = {key: value for key, value in parameters.items() if committed.get(key, committed) != value}
     unsafe = [key for key, value in differing.items() if UNSAFE.search(value if isinstance(value, str) else "")]
@@ -161,15 +164,7 @@ def _override(value: Any) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """Return the output of a git command.
-
-    Raises:
-        UserError: git is not installed, or refuses; with its words.
-    """
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, env=os.environ | {"LC_ALL": "C"})
-    except OSError as error:
-        raise UserError(f"git cannot be run ({error.strerror})") from error
-    if done.returncode:
-        raise UserError(f'git says "{printable(done.stderr.decode(errors="replace"), 1000)}"')
+    """Return the output of a git command, in English."""
+    environment = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(["git", *arguments], capture_output=True, check=True, env=environment)
     return done.stdout.decode(errors="replace").strip()

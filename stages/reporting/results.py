@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from stages.common.errors import UserError
 from stages.common.files import parse_csv, parse_json
 from stages.evaluation import significance
 from stages.evaluation.metrics import Comparison, Evaluation, TestedRun
-from stages.reporting.wording import capitalised, scientific
+from stages.reporting.wording import scientific
 
 Read = Callable[[Path], bytes]
 
@@ -40,16 +40,14 @@ class Pair:
 
     first: Run
     second: Run
-    subject: str  # what `names` are values of, empty if they stand by themselves
-    names: Sequence[str]  # of the first and the second
     comparison: Comparison  # of these two models on the test images
     recipes: significance.RecipeComparison | None = None  # where there are enough seeds
     p: float = 1.0  # of recipes, else of these two models, adjusted for the number of pairs
     verdict: significance.Verdict = "undecided"  # on the recipes, else on these two models
 
-    def joined(self, word: str) -> str:
-        first, second = self.names
-        return capitalised(f"{self.subject} {first} {word} {second}".strip())
+    @property
+    def labels(self) -> tuple[str, str]:
+        return self.first.label, self.second.label
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,9 @@ def read_results(info: DatasetInfo, test: Split, read: Read) -> Results:
         history, *others = (rows[rows.run == name].reset_index(drop=True) for rows in tables)
         runs[name] = Run(name, label, evaluation.runs[name], timing, history, predictions, *others)
     study, foreign = read_study(evaluation, read)
-    pairs = judged(named([*evaluation.comparisons.values()], runs), study, evaluation.parameters["study.margin"])
-    return Results(info, [*runs.values()], [*pairs], study, foreign, table(files.SUSPECTS), evaluation.parameters)
+    pairs = [Pair(*(runs[run] for run in of.runs), of) for of in evaluation.comparisons.values()]
+    pairs = [*judged(pairs, study, evaluation.parameters["study.margin"])]
+    return Results(info, [*runs.values()], pairs, study, foreign, table(files.SUSPECTS), evaluation.parameters)
 
 
 def recipe_digest(evaluation: Evaluation, run: str) -> str:
@@ -162,33 +161,14 @@ def over_seeds(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> s
 
 
 def labels(runs: dict[str, TestedRun]) -> dict[str, str]:
-    """Return model and weight decay of each run, or its name where another run has the same."""
-    texts = {name: f"{architecture(run)}, decay {decay(run)}" for name, run in runs.items()}
-    return {name: label if [*texts.values()].count(label) == 1 else name for name, label in texts.items()}
-
-
-def architecture(run: TestedRun) -> str:
-    """Return the model without its width: ResNet-18."""
-    return run.title.partition(",")[0]
+    """Return a text for each run that no other has: its model, with its weight decay where needed, or its name."""
+    models = {name: run.title.partition(",")[0] for name, run in runs.items()}  # without the width
+    texts = {name: f"{model}, decay {decay(runs[name])}" for name, model in models.items()}
+    for name, model in models.items():
+        texts[name] = model if [*models.values()].count(model) == 1 else texts[name]
+    return {name: text if [*texts.values()].count(text) == 1 else name for name, text in texts.items()}
 
 
 def decay(run: TestedRun) -> str:
     """Return the weight decay as params.yaml has it."""
     return scientific(run.recipe["train"]["weight_decay"])
-
-
-def named(comparisons: list[Comparison], runs: dict[str, Run]) -> list[Pair]:
-    """Name the runs of each pair for what sets them apart, or by their labels where two pairs would be named alike."""
-    pairs = []
-    for comparison in comparisons:
-        first, second = (runs[name] for name in comparison.runs)
-        kinds = ("", architecture), ("", lambda run: run.title), ("weight decay", decay)
-        candidates = [(subject, (kind(first.tested), kind(second.tested))) for subject, kind in kinds]
-        candidates.append(("", tuple(comparison.runs)))  # where they differ in epochs, for example
-        subject, names = next((subject, names) for subject, names in candidates if names[0] != names[1])
-        pairs.append(Pair(first, second, subject, names, comparison))
-    titles = [(pair.subject, pair.names) for pair in pairs]
-    return [
-        replace(pair, subject="", names=(pair.first.label, pair.second.label)) if titles.count(title) > 1 else pair
-        for pair, title in zip(pairs, titles, strict=True)
-    ]

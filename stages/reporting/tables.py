@@ -64,7 +64,7 @@ def pair_table(pair: Pair, held_out: str) -> pd.DataFrame:
         row("By chance, if calibrated", percent, lambda run: run.ece_expected),
         row("Calibrating temperature", lambda t: f"{t:.2f}" if t else "none", lambda run: run.temperature),
     ]
-    return pd.DataFrame(rows, columns=["Figure", *pair.names, "Difference"])
+    return pd.DataFrame(rows, columns=["Figure", *pair.labels, "Difference"])
 
 
 def seed_table(results: Results) -> pd.DataFrame:
@@ -77,21 +77,21 @@ def seed_table(results: Results) -> pd.DataFrame:
 
 def recipe_table(results: Results) -> pd.DataFrame:
     """Return the difference between the recipes of each pair with enough seeds, for new seeds and new images."""
-    margin, rows = results.parameters["study.margin"], []
-    for pair in results.pairs:
-        if compared := pair.recipes:
-            count, low, high = seeds_needed(compared, margin)
-            rows.append(
-                {
-                    "Difference, points": pair.joined("minus"),
-                    "Mean": points(compared.difference),
-                    "95% interval": points_range(compared.interval),
-                    "p": f"{compared.p:.2g}",
-                    "Adjusted p": f"{pair.p:.2g}",
-                    f"Seeds to find {100 * margin:g} points": f"{count:,} ({low:,} to {high:,})",
-                }
-            )
-    return pd.DataFrame(rows)
+    margin = results.parameters["study.margin"]
+    columns = [
+        "First minus second, points",
+        "Mean",
+        "95% interval",
+        "p",
+        "Adjusted p",
+        f"Seeds to find {100 * margin:g} points",
+    ]
+    rows = []
+    for pair in (pair for pair in results.pairs if pair.recipes):
+        compared, (count, low, high) = pair.recipes, seeds_needed(pair.recipes, margin)
+        row = [" and ".join(pair.labels), points(compared.difference), points_range(compared.interval)]
+        rows.append([*row, f"{compared.p:.2g}", f"{pair.p:.2g}", f"{count:,} ({low:,} to {high:,})"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def confused(run: Run) -> pd.DataFrame:

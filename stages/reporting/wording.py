@@ -80,8 +80,6 @@ def confidence(temperature: float | None) -> str:
     """Judge the confidence of a model by the temperature that would calibrate it."""
     if temperature is None:
         return "No temperature calibrates it."
-    if 0.95 < temperature < 1.05:
-        words = "well calibrated as it is"
-    else:
-        words = "too sure of itself" if temperature > 1 else "not sure enough of itself"
+    sure = "too sure of itself" if temperature > 1 else "not sure enough of itself"
+    words = "well calibrated as it is" if 0.95 < temperature < 1.05 else sure
     return f"Logits divided by {temperature:.2f} would calibrate it best: it is {words}."

@@ -3,13 +3,14 @@ import warnings
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
 from stages.reporting import figures, page
 
-LABELS = ["Simple CNN, decay 5e-4", "ResNet-18, decay 5e-4", "ResNet-18, decay 1e-4"]
+LABELS = ["Simple CNN", "ResNet-18, decay 5e-4", "ResNet-18, decay 1e-4"]
 
 
 @pytest.fixture
@@ -110,11 +111,12 @@ def test_dots_of_a_reliability_diagram_are_bins_in_the_colour_of_the_run(charts)
     np.testing.assert_allclose(dots.get_sizes(), [10 + 190 / 18, 200, 10 + 190 / 18])
 
 
-def test_charts_are_wide_enough_to_read_and_the_same_numbers_give_the_same_bytes(experiment, results):
+def test_charts_are_wide_enough_to_read_and_their_bytes_depend_on_the_numbers_alone(experiment, results):
     experiment(classes=("$x^$ a", "猫"))
-    with warnings.catch_warnings():
+    first = figures.draw(figures.per_class, results().runs)
+    user = {"text.usetex": True, "axes.facecolor": "red", "savefig.dpi": 30, "svg.fonttype": "none"}
+    with warnings.catch_warnings(), rc_context(user):
         warnings.simplefilter("error")
-        first, again = (figures.draw(figures.per_class, results().runs) for _ in range(2))
-    assert first == again
+        assert figures.draw(figures.per_class, results().runs) == first
     assert all(colour.encode() in first[0] for colour in figures.COLOURS[:3])
     assert Image.open(io.BytesIO(first[1])).width == 1000

@@ -28,25 +28,24 @@ def test_runs_and_pairs_keep_the_order_of_the_evaluation_and_each_has_its_own_fi
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "title"),
+    ("others", "labels"),
     [
-        ({}, {"model": "cnn", "decay": 1e-4}, "ResNet-18 and Simple CNN"),
-        ({"title": "ResNet-18, 16 channels"}, {}, "ResNet-18, 16 channels and ResNet-18"),
-        ({}, {"decay": 0.02}, "Weight decay 5e-4 and 0.02"),
-        ({}, {"epochs": 3}, "A and b"),
+        ([{"model": "cnn"}], ["ResNet-18", "Simple CNN"]),
+        ([{"decay": 0.02}], ["ResNet-18, decay 5e-4", "ResNet-18, decay 0.02"]),
+        (
+            [{"model": "cnn", "decay": 0.02}, {"model": "cnn"}],
+            ["ResNet-18", "Simple CNN, decay 0.02", "Simple CNN, decay 5e-4"],
+        ),
+        ([{"title": "ResNet-18, 16 channels"}, {"decay": 0.0}], ["a", "b", "ResNet-18, decay 0"]),
+        ([{"epochs": 3}], ["a", "b"]),
     ],
 )
-def test_a_pair_is_named_for_what_sets_its_runs_apart(experiment, results, one, other, title):
-    experiment(runs={"a": RESNET | one, "b": RESNET | other}, pairs={"any_name": ["a", "b"]})
-    assert results().pairs[0].joined("and") == title
-
-
-def test_runs_and_pairs_that_would_be_named_alike_are_told_apart(experiment, results):
-    runs = {"a": RESNET, "b": RESNET | {"decay": 1e-4}, "c": RESNET | {"model": "cnn"}, "d": RESNET | {"model": "cnn"}}
-    experiment(runs=runs, pairs={"x": ["a", "c"], "y": ["b", "c"], "z": ["a", "b"]})
-    assert [run.label for run in results().runs] == ["ResNet-18, decay 5e-4", "ResNet-18, decay 1e-4", "c", "d"]
-    titles = ["ResNet-18, decay 5e-4 and c", "ResNet-18, decay 1e-4 and c", "Weight decay 5e-4 and 1e-4"]
-    assert [pair.joined("and") for pair in results().pairs] == titles
+def test_a_label_says_what_sets_a_run_apart_and_pairs_are_named_by_labels(experiment, results, others, labels):
+    experiment(
+        runs={name: RESNET | other for name, other in zip("abc", ({}, *others), strict=False)}, pairs={"x": ["b", "a"]}
+    )
+    assert [run.label for run in results().runs] == labels
+    assert results().pairs[0].labels == (labels[1], labels[0])
 
 
 TABLES = ["curves", "per_class", "calibration", "suspects", "predictions/resnet"]

@@ -40,7 +40,7 @@ def test_the_table_of_a_pair_has_the_first_run_first_and_what_it_gains(experimen
     # Each in a bin of its own, but 0.948 beside the 17 of 0.94
     ece = [(18 * 0.08 + 0.958 + 0.6) / 20, (17 - 17 * 0.94 - 0.948 + 0.774 + 0.6) / 20]
     assert rows(tables.pair_table(pair, "validation")) == [
-        ["Figure", "5e-4", "1e-4", "Difference"],
+        ["Figure", "ResNet-18, decay 5e-4", "ResNet-18, decay 1e-4", "Difference"],
         ["Test accuracy", "90.00%", "85.00%", "+5.00"],
         ["95% interval", "69.90–97.21%", "63.96–94.76%", ""],
         ["Validation accuracy, last epoch", "88.00%", "82.00%", "+6.00"],
@@ -112,10 +112,10 @@ def test_seeds_have_mean_and_spread_and_the_seeds_that_would_find_the_margin(exp
         ["resnet_ablation", "3", "85.00%", "0.00%", "85.00%", "85.00%"],
     ]
     head, *found = rows(tables.recipe_table(results()))
-    assert head == ["Difference, points", "Mean", "95% interval", "p", "Adjusted p", "Seeds to find 0.3 points"]
+    assert head == ["First minus second, points", "Mean", "95% interval", "p", "Adjusted p", "Seeds to find 0.3 points"]
     assert [row[:2] for row in found] == [
-        ["ResNet-18 minus Simple CNN", "+10.00"],
-        ["Weight decay 5e-4 minus 1e-4", "+3.33"],
+        ["ResNet-18, decay 5e-4 and Simple CNN", "+10.00"],
+        ["ResNet-18, decay 5e-4 and ResNet-18, decay 1e-4", "+3.33"],
     ]
     for row, pair in zip(found, results().pairs, strict=True):
         count, low, high = tables.seeds_needed(pair.recipes, 0.003)
