@@ -78,7 +78,7 @@ def check_equal(path: Path, made: str, found: dict[str, Any], wanted: dict[str, 
         if found.get(key) != wanted.get(key)
     ]
     if differing:
-        raise UserError(f"{path}: {made} with {listed(differing)}; run `dvc repro`, or with --force if this comes again")
+        raise UserError(f"{path}: {made} with {listed(differing)}; run `dvc repro`, with --force if this comes again")
 
 
 def tables_of(results: list[TestResult], curves: list[pd.DataFrame]) -> dict[Path, pd.DataFrame]:

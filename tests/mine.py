@@ -1,6 +1,6 @@
 """A model of one's own for tests of processes: quick, with dropout, of images of 8×8 pixels.
 
-It waits before the training batch whose number is in the file `hold`, and then writes `held`. So a test disturbs a
+It waits before the training batch whose number is in the file `hold`, and then writes `held`: so a test disturbs a
 training where it wants to, however fast the machine is.
 """
 

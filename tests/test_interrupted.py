@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -84,7 +83,9 @@ def test_parameters_edited_between_two_stages_are_refused_by_the_next_and_force_
     out, err = process.communicate()
     assert process.returncode != 0, out
     (line,) = [line for line in err.splitlines() if line.startswith("evaluate: ")]
-    assert line == f"evaluate: {MODEL}: trained with seed 42, params.yaml has 43; run `dvc repro`, or with --force if this comes again"
+    assert line.startswith(
+        f"evaluate: {MODEL}: trained with seed 42, params.yaml has 43; run `dvc repro`, with --force"
+    )
     assert "Traceback" not in err
     assert not (clone.folder / "metrics/accuracy.json").exists()
 

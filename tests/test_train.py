@@ -1,6 +1,5 @@
-"""A training as a process: what it writes, what disturbs it, what it refuses."""
+"""A training as a process: what it writes, what disturbs it, what it refuses. See `mine.py` for the model."""
 
-import csv
 import hashlib
 import json
 import os
@@ -32,22 +31,23 @@ from torch.nn import functional as F
 from tests.warm import Process, Server, until
 
 ROOT = Path(__file__).parents[1]
-EPOCHS, BATCHES = 40, 3  # of the run; an epoch
-MODEL, TIMING, HISTORY = Path("models/mine.safetensors"), Path("metrics/timing/mine.json"), Path("plots/history/mine.csv")
-CHECKPOINT = Path(".cache/training/mine.safetensors")
+EPOCHS, BATCHES = 40, 3  # of the run; of an epoch
+MODEL, TIMING = Path("models/mine.safetensors"), Path("metrics/timing/mine.json")
+HISTORY, CHECKPOINT = Path("plots/history/mine.csv"), Path(".cache/training/mine.safetensors")
+RESULTS = [*map(str, (TIMING, MODEL, HISTORY))]
 RESUMED = f"mine: resumed after epoch {{}} of {EPOCHS}"
+
 
 @pytest.fixture(scope="module")
 def code(tmp_path_factory) -> Path:
-    """A copy of the pipeline with one more model."""
-    folder = tmp_path_factory.mktemp("code")
-    copy_code(folder)
-    return folder
+    return copied_code(tmp_path_factory.mktemp("code"))
 
 
-def copy_code(folder: Path) -> None:
+def copied_code(folder: Path) -> Path:
+    """Copy the pipeline, and add a model."""
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "tests/mine.py", folder / "stages/models")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,11 @@ def trainings(code, tmp_path_factory) -> Iterator[Server]:
     server = Server(code, tmp_path_factory.mktemp("processes"), "stages.train")
     yield server
     server.close()
+
+
+def write_project(prepare: Callable[..., None], **changes: object) -> None:
+    runs = {name: {"model": name, "weight_decay": "train.weight_decay"} for name in ("mine", "cnn", "resnet")}
+    prepare(**{"mine": {"epochs": EPOCHS}, "runs": runs, "compare": {}, "train__learning_rate": 0.05} | changes)
 
 
 @pytest.fixture
@@ -65,9 +70,38 @@ def project(tmp_path, monkeypatch, prepare) -> Path:
     return tmp_path
 
 
-def write_project(prepare: Callable[..., None], **changes: object) -> None:
-    runs = {name: {"model": name, "weight_decay": "train.weight_decay"} for name in ("mine", "cnn", "resnet")}
-    prepare(**{"mine": {"epochs": EPOCHS}, "runs": runs, "compare": {}, "train__learning_rate": 0.05} | changes)
+@pytest.fixture(scope="module")
+def undisturbed(trainings, prepare, tmp_path_factory) -> Path:
+    """The folder of a training that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_project(prepare)
+        done = trainings.run("mine")
+        assert (done.returncode, done.stderr) == (0, "")
+        Path("said").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture
+def expected(undisturbed) -> dict[str, bytes]:
+    return results(undisturbed)
+
+
+def results(folder: Path = Path()) -> dict[str, bytes]:
+    """What must be the same in each training."""
+    return {str(path): (folder / path).read_bytes() for path in (MODEL, HISTORY) if (folder / path).exists()}
+
+
+def remove_results() -> None:
+    """As DVC does before it runs a stage."""
+    for name in RESULTS:
+        Path(name).unlink(missing_ok=True)
+
+
+def written() -> list[str]:
+    found = [path for folder in ("models", "metrics", "plots") for path in Path(folder).rglob("*") if path.is_file()]
+    return sorted(map(str, found))
 
 
 def edit(**changes: object) -> None:
@@ -79,27 +113,17 @@ def edit(**changes: object) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def results(folder: Path = Path()) -> dict[str, bytes]:
-    """What must be the same in each training."""
-    return {str(path): (folder / path).read_bytes() for path in (MODEL, HISTORY) if (folder / path).exists()}
+def edit_momentum() -> None:
+    edit(train__momentum=0.8)
 
 
-def remove_results() -> None:
-    """As DVC does before it runs a stage."""
-    for path in (MODEL, TIMING, HISTORY):
-        path.unlink(missing_ok=True)
+def edit_images() -> None:
+    with np.load("data/test.npz") as arrays:
+        np.savez("data/test.npz", **{**arrays, "images": arrays["images"] // 2})
 
 
-def written() -> list[str]:
-    folders = ("models", "metrics", "plots")
-    return sorted(str(path) for folder in folders for path in Path(folder).rglob("*") if path.is_file())
-
-
-def card() -> dict:
-    content = MODEL.read_bytes()
-    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-    (entry,) = header["__metadata__"].values()
-    return json.loads(entry)
+def append_to(path: Path) -> None:
+    path.write_text(path.read_text() + "# changed\n")
 
 
 def one_line(done: subprocess.CompletedProcess, status: int = 1) -> str:
@@ -108,11 +132,11 @@ def one_line(done: subprocess.CompletedProcess, status: int = 1) -> str:
     return done.stderr.strip()
 
 
-def held_after(epochs: int, trainings: Server, **options: object) -> Process:
-    """Start a training that has finished so many epochs and waits in the next, until `go_on` or its end."""
+def held_after(epochs: int, trainings: Server) -> Process:
+    """Start a training that finishes so many epochs and then waits for as long as there is the file `hold`."""
     Path("hold").write_text(str(epochs * BATCHES + 1))
-    process = trainings.start("mine", **options)
-    process.runs_until(lambda: Path("held").exists() and Path("held").read_text() == Path("hold").read_text())
+    process = trainings.start("mine")
+    process.runs_until(Path("held").exists)
     return process
 
 
@@ -121,130 +145,90 @@ def go_on(process: Process) -> subprocess.CompletedProcess:
     return process.wait()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(trainings, prepare, tmp_path_factory) -> tuple[Path, float]:
-    """The folder of a training that nothing disturbs, and how many seconds it took."""
-    folder, here = tmp_path_factory.mktemp("undisturbed"), Path.cwd()
-    os.chdir(folder)
-    try:
-        write_project(prepare)
-        began = time.monotonic()
-        done = trainings.run("mine")
-        Path("said").write_text(done.stdout + done.stderr)
-        assert done.returncode == 0, done
-        return folder, time.monotonic() - began
-    finally:
-        os.chdir(here)
-
-
-@pytest.fixture
-def expected(undisturbed) -> dict[str, bytes]:
-    return results(undisturbed[0])
+def interrupt(trainings: Server) -> None:
+    """Leave the checkpoint of a training that was killed in its second epoch."""
+    held_after(1, trainings).end(signal.SIGKILL)
+    Path("hold").unlink()
 
 
 # What it writes
 
 
 def test_a_training_writes_the_files_keys_and_columns_of_the_contract(undisturbed, monkeypatch):
-    monkeypatch.chdir(undisturbed[0])
-    assert written() == sorted(map(str, (MODEL, TIMING, HISTORY)))
-    history = pd.read_csv(HISTORY)
-    assert list(history) == [
-        "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "generalization_gap", "learning_rate",
-    ]  # fmt: skip
+    monkeypatch.chdir(undisturbed)
+    assert written() == RESULTS
+    history, timing = pd.read_csv(HISTORY), json.loads(TIMING.read_text())
+    measured = "train_loss train_accuracy test_loss test_accuracy generalization_gap"
+    assert list(history) == ["epoch", *measured.split(), "learning_rate"]
     assert history.epoch.tolist() == list(range(1, EPOCHS + 1))
     assert np.allclose(history.generalization_gap, history.train_accuracy - history.test_accuracy)
     assert np.allclose(history.learning_rate, 0.025 * (1 + np.cos(np.pi * np.arange(EPOCHS) / EPOCHS)))
-    timing = json.loads(TIMING.read_text())
-    assert list(timing) == [
-        "train_seconds", "images_per_second", "device", "instruction_set", "threads", "precision", "compiled", "torch",
-        "python",
-    ]  # fmt: skip
+    keys = "train_seconds images_per_second device instruction_set threads precision compiled torch python"
+    assert list(timing) == keys.split()
     assert timing["images_per_second"] > 40 * EPOCHS / timing["train_seconds"] > 0  # testing is left out
-    assert [timing[name] for name in ("device", "threads", "precision", "compiled", "torch")] == [
-        "CPU, 1 thread", 1, "fp32", False, torch.__version__,
-    ]  # fmt: skip
+    told = ["CPU, 1 thread", 1, "fp32", False, torch.__version__]
+    assert [timing[key] for key in ("device", "threads", "precision", "compiled", "torch")] == told
     *_, last = Path("said").read_text().splitlines()
     best = history.loc[history.test_accuracy.idxmax()]
-    seconds = timing["train_seconds"]
-    assert last == (
-        f"mine: {EPOCHS} epochs in {seconds:.1f} s, best test accuracy {best.test_accuracy:.2%} in epoch {best.epoch:.0f}"
-    )
+    seconds, accuracy = f"{timing['train_seconds']:.1f}", f"{best.test_accuracy:.2%}"
+    assert last == f"mine: {EPOCHS} epochs in {seconds} s, best test accuracy {accuracy} in epoch {best.epoch:.0f}"
 
 
 def test_the_model_card_is_exactly_recipe_data_and_history(undisturbed, monkeypatch):
-    monkeypatch.chdir(undisturbed[0])
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    found = card()
-    assert sorted(found) == ["data", "history", "recipe", "sha256"]
-    assert found["recipe"] == {
-        "run": "mine",
-        "model": "mine",
-        "seed": 42,
-        "settings": {"epochs": EPOCHS, "width": 32, "outputs": 2, "frozen": False, "plain": False},
-        "train": params["train"],
-        "augment": params["augment"],
-    }
-    assert found["data"] == json.loads(Path("data/dataset.json").read_text())
-    history = pd.read_csv(HISTORY)
-    assert [list(row) for row in found["history"]] == [list(history)] * EPOCHS
-    assert np.allclose(pd.DataFrame(found["history"]), history, rtol=1e-7)
+    monkeypatch.chdir(undisturbed)
+    content, params = MODEL.read_bytes(), yaml.safe_load(Path("params.yaml").read_text())
+    (entry,) = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])["__metadata__"].values()
+    card, history = json.loads(entry), pd.read_csv(HISTORY)
+    assert sorted(card) == ["data", "history", "recipe", "sha256"]
+    settings = {"epochs": EPOCHS, "width": 32, "outputs": 2, "frozen": False, "plain": False}
+    shared = {key: params[key] for key in ("seed", "train", "augment")}
+    assert card["recipe"] == {"run": "mine", "model": "mine", "settings": settings} | shared
+    assert card["data"] == json.loads(Path("data/dataset.json").read_text())
+    assert [list(row) for row in card["history"]] == [list(history)] * EPOCHS
+    assert np.allclose(pd.DataFrame(card["history"]), history, rtol=1e-7)
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_the_weights_kept_are_those_of_the_best_epoch_or_of_the_last(project, trainings, keep):
-    """Tested again here, by torch alone."""
+    """Tested again, by torch alone."""
     edit(train__keep=keep, mine={"epochs": EPOCHS, "plain": True})
     assert trainings.run("mine").returncode == 0
     network = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 2))
     network.load_state_dict(safetensors.torch.load_file(MODEL))
-    with np.load("data/test.npz") as arrays:
-        x = (torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.29
+    with np.load("data/test.npz") as arrays, torch.no_grad():
+        logits = network((torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.29)
         labels = torch.from_numpy(arrays["labels"])
     history = pd.read_csv(HISTORY)
     best = history.test_accuracy.idxmax()
     assert best < EPOCHS - 1
     row = history.loc[best if keep == "best" else EPOCHS - 1]
-    with torch.no_grad():
-        logits = network(x)
     assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(row.test_accuracy)
     assert F.cross_entropy(logits, labels).item() == pytest.approx(row.test_loss, rel=1e-4)
 
 
 def test_frozen_layers_keep_the_weights_that_follow_from_the_seed_and_the_others_train(project, trainings):
-    edit(mine={"epochs": 2, "frozen": True})
+    edit(mine={"epochs": 2, "frozen": True}, seed=7)
     assert trainings.run("mine").returncode == 0
-    torch.manual_seed(42)
-    start = nn.Linear(192, 32), nn.Linear(32, 2)
-    weights = safetensors.torch.load_file(MODEL)
-    assert torch.equal(weights["2.weight"], start[0].weight)
-    assert torch.equal(weights["2.bias"], start[0].bias)
-    assert not torch.allclose(weights["6.weight"], start[1].weight, atol=1e-3)
+    torch.manual_seed(7)
+    first, last, weights = nn.Linear(192, 32), nn.Linear(32, 2), safetensors.torch.load_file(MODEL)
+    assert torch.equal(weights["2.weight"], first.weight)
+    assert not torch.allclose(weights["6.weight"], last.weight, atol=1e-3)
 
 
 def test_another_hash_seed_and_another_folder_give_the_same_bytes(project, stage, expected):
-    copy_code(project / "code")
-    done = stage("stages.train", "mine", PYTHONPATH=str(project / "code"), PYTHONHASHSEED="7", OMP_NUM_THREADS="1")
+    own = {"PYTHONPATH": str(copied_code(project / "code")), "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
+    done = stage("stages.train", "mine", **own)
     assert (done.returncode, done.stderr) == (0, "")
     assert results() == expected
-
-
-def test_another_seed_gives_another_model(project, trainings, expected):
-    edit(seed=43)
-    assert trainings.run("mine").returncode == 0
-    assert results().keys() == expected.keys()
-    assert not set(results().values()) & set(expected.values())
 
 
 def test_the_history_grows_by_a_row_after_each_epoch(project, trainings):
     process = held_after(1, trainings)
     for epochs in (1, 2, 3):
         Path("hold").write_text(str(epochs * BATCHES + 1))
-        process.runs_until(lambda: Path("held").read_text() == Path("hold").read_text())  # noqa: B023
-        rows = list(csv.reader(HISTORY.read_text().splitlines()))
-        assert [row[0] for row in rows] == ["epoch", *map(str, range(1, epochs + 1))]
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+        process.runs_until(lambda: Path("held").read_text() == Path("hold").read_text())
+        assert [line.partition(",")[0] for line in HISTORY.read_text().splitlines()] == ["epoch", *"123"[:epochs]]
+    process.end(signal.SIGKILL)
 
 
 # What disturbs it
@@ -255,28 +239,24 @@ def test_a_training_killed_at_any_moments_ends_with_the_bytes_of_an_undisturbed_
     project, trainings, undisturbed, expected, trial
 ):
     moments, resumed = random.Random(trial), 0
-    for kill in range(4):
+    seconds = json.loads((undisturbed / TIMING).read_text())["train_seconds"]
+    for _ in range(4):
         process = trainings.start("mine")
-        if kill == 0:
-            process.runs_until(CHECKPOINT.exists)
-        end = time.monotonic() + undisturbed[1] * moments.uniform(0, 0.8)
+        until(lambda: CHECKPOINT.exists() or process.status is not None)  # noqa: B023
+        end = time.monotonic() + seconds * moments.uniform(0, 0.8)
         until(lambda: time.monotonic() > end or process.status is not None)  # noqa: B023
-        if process.status is None:
-            os.kill(process.pid, signal.SIGKILL)
-        resumed += "resumed after epoch" in process.wait().stdout
-        assert MODEL.exists() <= (results().get(str(MODEL)) == expected[str(MODEL)])
-        rows = HISTORY.read_bytes() if HISTORY.exists() else b""
-        assert expected[str(HISTORY)].startswith(rows)
+        resumed += "resumed after epoch" in process.end(signal.SIGKILL).stdout
+        assert not MODEL.exists() or results()[str(MODEL)] == expected[str(MODEL)]
+        assert expected[str(HISTORY)].startswith(HISTORY.read_bytes() if HISTORY.exists() else b"")
         remove_results()
+    assert resumed
     assert "resumed after epoch" in trainings.run("mine").stdout
     assert results() == expected
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_training_ends_in_one_line_and_is_resumed(project, trainings, expected, by):
-    process = held_after(1, trainings)
-    os.kill(process.pid, by)
-    line = one_line(process.wait(), status=128 + by)
+    line = one_line(held_after(1, trainings).end(by), status=128 + by)
     assert line == f"train: stopped ({by.name}); run the same command again to go on"
     assert not MODEL.exists()
     Path("hold").unlink()
@@ -296,50 +276,34 @@ def test_a_second_training_of_the_run_is_refused_and_the_first_goes_on(project, 
 
 def test_a_finished_training_whose_results_are_lost_writes_them_again_unless_dvc_has_them(project, trainings, expected):
     trainings.run("mine")
-    timing = json.loads(TIMING.read_text())
+    timing = TIMING.read_bytes()
     remove_results()
     again = trainings.run("mine").stdout.splitlines()
-    assert again[2] == RESUMED.format(EPOCHS)
-    assert len(again) == 4
+    assert (len(again), again[2]) == (4, RESUMED.format(EPOCHS))
     assert results() == expected
-    assert json.loads(TIMING.read_text()) == timing
+    assert TIMING.read_bytes() == timing
 
-    remove_results()
     md5 = hashlib.md5(expected[str(MODEL)]).hexdigest()
     Path("dvc.lock").write_text(f"stages: {{train@mine: {{outs: [{{path: {MODEL}, md5: {md5}}}]}}}}")
-    forced = trainings.run("mine").stdout.splitlines()  # as `dvc repro --force` does
-    assert len(forced) == 2 + EPOCHS + 1
+    remove_results()
+    assert len(trainings.run("mine").stdout.splitlines()) == 2 + EPOCHS + 1  # as `dvc repro --force` asks for
     assert results() == expected
 
 
-def edited_params() -> None:
-    edit(train__momentum=0.8)
-
-
-def edited_data() -> None:
-    with np.load("data/test.npz") as arrays:
-        np.savez("data/test.npz", **{**arrays, "images": arrays["images"] // 2})
-
-
-def edited_code(code: Path) -> None:
-    with (code / "stages/training/step.py").open("a") as file:
-        file.write("# changed\n")
-
-
-@pytest.mark.parametrize("what", ["parameters", "data", "code"])
-def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(project, trainings, code, expected, what):
+@pytest.mark.parametrize("named", ["the parameters", "data/test.npz", "stages/training/step.py"])
+def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(
+    project, trainings, code, expected, named
+):
     step = code / "stages/training/step.py"
     before = {path: path.read_bytes() for path in (Path("params.yaml"), Path("data/test.npz"), step)}
     process = held_after(0, trainings)
-    {"parameters": edited_params, "data": edited_data, "code": lambda: edited_code(code)}[what]()
+    {"t": edit_momentum, "d": edit_images, "s": lambda: append_to(step)}[named[0]]()
     done = go_on(process)
     for path, content in before.items():
         path.write_bytes(content)
-    named = {"parameters": "the parameters", "data": "data/test.npz", "code": "stages/training/step.py"}[what]
     assert one_line(done).startswith(f"train: changed while this stage ran: {named}. Nothing was written")
     assert not MODEL.exists()
     assert not TIMING.exists()
-
     assert RESUMED.format(EPOCHS) in trainings.run("mine").stdout
     assert results() == expected
 
@@ -351,45 +315,36 @@ def test_parameters_of_other_stages_and_runs_may_be_edited_meanwhile(project, tr
     assert results() == expected
 
 
-@pytest.mark.parametrize("name", ["train.py", "training/loop.py"])
+@pytest.mark.parametrize("name", ["train.py", pytest.param("training/loop.py", marks=pytest.mark.slow)])
 def test_code_edited_while_python_imports_torch_is_not_credited_with_what_the_old_code_did(project, name):
-    """A file saved while torch is loaded is imported later, or was read already: neither may be written down."""
-    copy_code(project / "code")
-    environment = os.environ | {"PYTHONPATH": str(project / "code"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "stages.train", "mine"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The first is read before torch, the second after it."""
+    folder = copied_code(project / "code")
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command, pipe = [sys.executable, "-m", "stages.train", "mine"], subprocess.PIPE
+    process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
     until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text() or process.poll() is not None)
-    with (project / "code/stages" / name).open("a") as file:
-        file.write("# changed\n")
+    append_to(folder / "stages" / name)
     out, err = process.communicate()
     line = one_line(subprocess.CompletedProcess(command, process.returncode, out, err))
     assert line.startswith(f"train: changed while this stage ran: stages/{name}. Nothing was written")
     assert not MODEL.exists()
 
 
-def interrupted(trainings: Server) -> None:
-    """Leave the checkpoint of an interrupted training."""
-    process = held_after(1, trainings)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    Path("hold").unlink()
-
-
-@pytest.mark.parametrize(("edited", "named"), [(edited_params, "parameters"), (edited_data, "data")])
-def test_a_checkpoint_of_other_inputs_is_not_resumed(project, trainings, edited, named):
-    interrupted(trainings)
-    edited()
+@pytest.mark.parametrize(("change", "named"), [(edit_momentum, "parameters"), (edit_images, "data")])
+def test_a_checkpoint_of_other_inputs_is_not_resumed(project, trainings, change, named):
+    interrupt(trainings)
+    change()
     again = trainings.run("mine").stdout.splitlines()
     assert again[2] == f"{CHECKPOINT}: starting from epoch 1, because this checkpoint has other {named}"
     assert again[3].startswith(f"mine  1/{EPOCHS}")
 
 
 def test_a_checkpoint_of_other_code_and_another_instruction_set_is_not_resumed(project, trainings, stage):
-    interrupted(trainings)
-    copy_code(project / "code")
-    edited_code(project / "code")
+    interrupt(trainings)
+    folder = copied_code(project / "code")
+    append_to(folder / "stages/training/step.py")
     kind = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
-    done = stage("stages.train", "mine", PYTHONPATH=str(project / "code"), OMP_NUM_THREADS="1", **kind)
+    done = stage("stages.train", "mine", PYTHONPATH=str(folder), OMP_NUM_THREADS="1", **kind)
     assert f"{CHECKPOINT}: starting from epoch 1, because this checkpoint has other code and device\n" in done.stdout
     assert json.loads(TIMING.read_text())["instruction_set"] == "DEFAULT SSE41"
 
@@ -399,12 +354,12 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_half_a_file(small_disk, prep
     write_project(prepare, mine={"epochs": 2, "width": 256})
     done = trainings.run("mine")
     line = one_line(done)
-    assert re.match(rf"train: {MODEL}: the disk is full: 0 MiB are free; make room and run this again", line)
-    assert re.search(rf"{CHECKPOINT}: no checkpoint \(No space left on device, \d+ MiB are needed\)", done.stdout)
-    assert [path for path in written() if "plots" not in path] == []
+    assert line == f"train: {MODEL}: the disk is full: 0 MiB are free; make room and run this again"
+    assert f"{CHECKPOINT}: no checkpoint (No space left on device, 1 MiB are needed); an interrupt" in done.stdout
+    assert not [path for path in written() if "plots" not in path]
     subprocess.run(["mount", "-o", "remount,size=5m", str(folder)], check=True)
     assert trainings.run("mine").returncode == 0
-    assert written() == sorted(map(str, (MODEL, TIMING, HISTORY)))
+    assert written() == RESULTS
 
 
 # What it refuses
@@ -414,11 +369,11 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_half_a_file(small_disk, prep
     ("run", "changes", "message"),
     [
         ("nope", {}, r"'nope' is no run in params\.yaml; there is mine, cnn, resnet"),
-        ("../x", {}, r"'\.\./x' is no run in params\.yaml; there is mine, cnn, resnet"),
-        ("mine", {"resnet__base_channels": 4}, r"params\.yaml: section resnet: base_channels = 4: must be greater than"),
+        ("../x", {}, r"'\.\./x' is no run in params\.yaml"),
+        ("mine", {"resnet__base_channels": 4}, r"params\.yaml: section resnet: base_channels = 4: must be greater "),
         ("mine", {"resnet__width": 3}, r"params\.yaml: section resnet: width is unknown; known here: epochs, base_ch"),
         ("mine", {"cnn": {}}, r"params\.yaml: section cnn: epochs is missing"),
-        ("mine", {"train__warmup_epochs": 7}, r"params\.yaml: .*train\.warmup_epochs = 7: must be less than cnn\.epochs"),
+        ("mine", {"train__warmup_epochs": 7}, r"params\.yaml: .*train\.warmup_epochs = 7: must be less than cnn\.epo"),
         ("mine", {"mine__outputs": 3}, r"the model's output for one image is \(1, 3\); it must be .* \(1, 2\)"),
         ("mine", {"train__learning_rate": 1e30}, r"the loss is no longer finite after epoch 1 at learning rate 1e\+30"),
         ("mine", {"train__precision": "tf32"}, r"train\.precision = 'tf32': this machine has no GPU"),
@@ -430,21 +385,13 @@ def test_what_cannot_be_trained_ends_in_one_line_before_anything_is_written(proj
     assert written() == []
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"data/train\.npz: no such file; make it with `dvc repro`"),
-        (lambda content: content[:-9], r"data/train\.npz: .*make it with `dvc repro"),
-        (lambda content: content[:5000] + b"damaged" + content[5007:], r"data/train\.npz: .*make it with `dvc repro"),
-    ],
-)
-def test_missing_or_damaged_images_are_named(project, trainings, content, message):
-    path = Path("data/train.npz")
-    before = path.read_bytes()
-    path.unlink()
-    if content:
-        path.write_bytes(content(before))
-    assert re.match(f"train: {message}", one_line(trainings.run("mine")))
+@pytest.mark.parametrize("name", ["data/train.npz", "data/test.npz", "data/dataset.json"])
+def test_missing_and_damaged_images_are_named(project, trainings, name):
+    content = Path(name).read_bytes()
+    Path(name).write_bytes(content[:150] + b"damaged" + content[157:])
+    assert re.match(f"train: {name}: .*make it (again )?with `dvc repro", one_line(trainings.run("mine")))
+    Path(name).unlink()
+    assert one_line(trainings.run("mine")) == f"train: {name}: no such file; make it with `dvc repro`"
     assert written() == []
 
 
@@ -455,19 +402,13 @@ def test_running_out_of_memory_names_the_batch_size_and_the_model(project, train
     assert written() == []
 
 
-# What a person sees
-
-
 def test_on_a_terminal_of_80_columns_there_is_a_bar_and_nothing_is_cut_off(project, trainings):
-    run = {"model": "mine", "weight_decay": "ablation.weight_decay"}
-    edit(runs={"resnet_ablation": run})
-    main, other = pty.openpty()
+    edit(runs={"resnet_ablation": {"model": "mine", "weight_decay": "ablation.weight_decay"}})
+    screen, other = pty.openpty()
     ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = trainings.start("resnet_ablation", streams=os.ttyname(other), TERM="xterm")
-    shown = b""
-    while process.status is None or select.select([main], [], [], 0)[0]:
-        if select.select([main], [], [], 0.01)[0]:
-            shown += os.read(main, 65536)
+    process, shown = trainings.start("resnet_ablation", terminal=os.ttyname(other), TERM="xterm"), b""
+    while select.select([screen], [], [], 0.01)[0] or process.status is None:
+        shown += os.read(screen, 65536) if select.select([screen], [], [], 0)[0] else b""
     assert process.status == 0, shown
     lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", shown.decode())]
     assert max(map(len, lines)) <= 80
@@ -488,10 +429,9 @@ def two_processes(trainings: Server, *folders: Path) -> list[Process]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     common = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    folders = folders or (Path.cwd(), Path.cwd())
     return [
         trainings.start("mine", cwd=folder, **common, RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2")
-        for rank, folder in zip("01", folders, strict=True)
+        for rank, folder in zip("01", folders or (Path.cwd(), Path.cwd()), strict=True)
     ]
 
 
@@ -513,45 +453,28 @@ def test_torchrun_gives_the_same_bytes_as_a_pair_of_which_one_was_killed(project
     Path("hold").write_text(str(BATCHES + 1))
     first, second = two_processes(trainings)
     first.runs_until(Path("held").exists)
-    os.kill(second.pid, signal.SIGKILL)
-    Path("hold").unlink()
-    line = one_line(first.wait())
+    second.end(signal.SIGKILL)
+    line = one_line(go_on(first))
     assert line == "train: another process ended, so this training ended too; see its message, and run this again"
     assert not MODEL.exists()
     first, second = (process.wait() for process in two_processes(trainings))
     assert RESUMED.format(1) in first.stdout
     resumed = results()
-    assert len(resumed) == 2
-
     CHECKPOINT.unlink()
     remove_results()
     together = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.train", "mine")
     done = stage(*together, PYTHONPATH=str(code), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done
-    assert results() == resumed
+    assert (len(resumed), results()) == (2, resumed)
 
 
-@pytest.mark.parametrize(("edited", "named"), [(edited_params, "parameters"), (edited_data, "data")])
+@pytest.mark.parametrize(("change", "named"), [(edit_momentum, "parameters"), (edit_images, "data")])
 def test_two_machines_with_different_inputs_are_refused_before_they_train(
-    project, trainings, tmp_path_factory, monkeypatch, edited, named
+    project, trainings, tmp_path_factory, change, named
 ):
-    other = tmp_path_factory.mktemp("other") / "machine"
-    shutil.copytree(project, other)
-    edited()
+    other = shutil.copytree(project, tmp_path_factory.mktemp("other") / "machine")
+    change()
     for process in two_processes(trainings, project, other):
         line = one_line(process.wait())
         assert line == f"train: the 2 processes began with different {named}; give all of them the same files"
-    assert written() == []
-
-
-@pytest.mark.parametrize(
-    ("param", "value", "message"),
-    [
-        ("batch_size", 3, "train.batch_size = 3 is less than two images for each of the 2 processes"),
-        ("sync_batchnorm", True, "train.sync_batchnorm needs GPUs when several processes train; set it to false"),
-    ],
-)
-def test_what_two_processes_cannot_do_is_refused_by_name(project, trainings, param, value, message):
-    edit(**{f"train__{param}": value})
-    assert all(message in one_line(process.wait()) for process in two_processes(trainings))
     assert written() == []

@@ -1,10 +1,11 @@
-"""Stages as processes that start in a hundredth of a second: forked from one that has imported torch, and waits.
+"""Stages as processes that start in a hundredth of a second: forked from one that has imported torch and waits.
 
-    python -P tests/warm.py < requests
+    python -P tests/warm.py MODULE < requests
 
 Each is a process like any other, with a folder, streams, signals and an end of its own.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -21,8 +22,16 @@ from pathlib import Path
 from typing import Any
 
 
+def until(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Wait for an event that is sure to come; the limit is for a test that has an error."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 class Process:
-    """A stage that runs; `pid` is its number, `status` how it ended, negative for a signal, None as long as it runs."""
+    """A stage that runs; `pid` is its number."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -31,26 +40,25 @@ class Process:
 
     @property
     def status(self) -> int | None:
+        """How it ended, negative for a signal; None as long as it runs."""
         path = self.folder / "status"
         return int(path.read_text()) if path.exists() else None
 
     def runs_until(self, condition: Callable[[], object]) -> None:
-        """Wait for an event; the process must not end before it."""
+        """Wait for an event before which the process must not end."""
         until(lambda: condition() or self.status is not None)
         assert condition(), self.wait()
+
+    def end(self, number: int) -> subprocess.CompletedProcess:
+        """Send it a signal, unless it has ended, and wait."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+        return self.wait()
 
     def wait(self) -> subprocess.CompletedProcess:
         until(lambda: self.status is not None)
         out, err = ((self.folder / name).read_text() for name in ("out", "err"))
         return subprocess.CompletedProcess(self.pid, self.status or 0, out, err)
-
-
-def until(condition: Callable[[], object], seconds: float = 300) -> None:
-    """Wait for something that is sure to come; the limit is for a test that has an error."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 class Server:
@@ -59,6 +67,7 @@ class Server:
     Args:
         code: the folder of the `stages` that it imports.
         folder: for the processes' output.
+        module: what the processes run, as `python -m` does.
     """
 
     def __init__(self, code: Path, folder: Path, module: str):
@@ -67,74 +76,69 @@ class Server:
         command = [sys.executable, "-P", __file__, module]
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, text=True)
 
-    def start(self, *arguments: str, streams: str = "", memory: int = 0, cwd: Path | None = None, **env: str) -> Process:
-        """Start the module with these arguments.
+    def start(
+        self, *arguments: str, cwd: Path | None = None, terminal: str = "", memory: int = 0, **env: str
+    ) -> Process:
+        """Start the module with these arguments, on a terminal or with files as streams.
 
         Args:
-            streams: a terminal, in place of files.
             memory: bytes that it may take.
         """
         folder = self.folder / str(self.started)
-        folder.mkdir(parents=True)
+        folder.mkdir()
         self.started += 1
         request = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "env": env, "folder": str(folder)}
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(request | {"streams": streams, "memory": memory}) + "\n")
-        self.process.stdin.flush()
+        print(json.dumps(request | {"terminal": terminal, "memory": memory}), file=self.process.stdin, flush=True)
         return Process(folder)
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
         return self.start(*arguments, **options).wait()
 
     def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
 
 
-def next_process(module: str) -> list[str]:
-    """Wait for requests; return the arguments of one in each of the processes that are to be a stage."""
+def next_request(module: str) -> dict:
+    """Wait for requests; return one in each of the processes that are to run the module."""
     importlib.import_module(module)
     del sys.modules[module]  # to be run
     gc.freeze()  # what no collection touches is not copied in each process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
-        request = json.loads(line)
         if os.fork() > 0:
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        folder = Path(request["folder"])
+        request = json.loads(line)
         if (pid := os.fork()) == 0:
-            return become(request, folder)
-        note(folder / "pid", pid)
-        note(folder / "status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            return request
+        note(Path(request["folder"], "pid"), pid)
+        note(Path(request["folder"], "status"), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         os._exit(0)
     sys.exit()
 
 
-def become(request: dict, folder: Path) -> list[str]:
+def note(path: Path, number: int) -> None:
+    """Write a file, whole."""
+    path.with_suffix(".new").write_text(str(number))
+    path.with_suffix(".new").replace(path)
+
+
+def become(request: dict) -> None:
     os.chdir(request["cwd"])
     os.environ |= request["env"]
-    names = [request["streams"]] * 3 if request["streams"] else [os.devnull, folder / "out", folder / "err"]
-    for number, name in enumerate(names):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    folder, terminal = request["folder"], request["terminal"]
+    for number, name in enumerate((os.devnull, f"{folder}/out", f"{folder}/err")):
+        os.dup2(os.open(terminal or name, os.O_RDWR | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     if request["memory"]:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + request["memory"],) * 2)
-    return request["arguments"]
-
-
-def note(path: Path, number: int) -> None:
-    """Write a file, whole."""
-    beside = path.with_suffix(".new")
-    beside.write_text(str(number))
-    beside.replace(path)
+    sys.argv[1:] = request["arguments"]
 
 
 if __name__ == "__main__":
     module, status = sys.argv[1], 0
-    sys.argv[1:] = next_process(module)
+    become(next_request(module))
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
