@@ -366,7 +366,7 @@ def model_of(run: str) -> bytes:
         (lambda: Path("models/two.safetensors").write_bytes(model_of("one")), r"models/two\S+: trained with run 'one'"),
         (lambda: edit_info(mean=[0.4, 0.5, 0.61]), r"models/third\S+: trained on other images than data/ holds"),
         (lambda: edit_info(sha256="cd" * 32), r"models/third\S+: trained on other images than data/ holds"),
-        (lambda: edit_info(source="digits"), r"data/dataset\.json: made with data\.source 'digits', params\.yaml has '"),
+        (lambda: edit_info(source="digits"), r"data/dataset\.json: made with data\.source 'digits', params\.yaml has"),
         (lambda: edit_info(image_size=9), r"data/dataset\.json: made with data\.image_size 9, params\.yaml has 8"),
         (lambda: edit(compare={"x": ["one", "four"]}), r"params\.yaml: .*compare\.x = \['one', 'four'\]: must name "),
         (lambda: edit(cnn={"epochs": 0}), r"params\.yaml: section cnn: epochs = 0"),

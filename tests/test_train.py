@@ -180,7 +180,7 @@ def test_the_model_card_is_exactly_recipe_data_and_history(undisturbed, monkeypa
     (entry,) = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])["__metadata__"].values()
     card, history = json.loads(entry), pd.read_csv(HISTORY)
     assert sorted(card) == ["data", "history", "recipe", "sha256"]
-    settings = {"epochs": EPOCHS, "width": 32, "outputs": 2, "frozen": False, "plain": False}
+    settings = {"epochs": EPOCHS, "width": 32, "outputs": 2, "frozen": False, "plain": False, "apart": False}
     shared = {key: params[key] for key in ("seed", "train", "augment")}
     assert card["recipe"] == {"run": "mine", "model": "mine", "settings": settings} | shared
     assert card["data"] == json.loads(Path("data/dataset.json").read_text())
@@ -478,3 +478,10 @@ def test_two_machines_with_different_inputs_are_refused_before_they_train(
         line = one_line(process.wait())
         assert line == f"train: the 2 processes began with different {named}; give all of them the same files"
     assert written() == []
+
+
+def test_two_processes_that_end_with_different_weights_write_nothing(project, trainings):
+    edit(mine={"epochs": 1, "apart": True})
+    for process in two_processes(trainings):
+        assert process.wait().stderr.endswith("\nRuntimeError: the 2 processes ended with different weights\n")
+    assert [path for path in written() if "plots" not in path] == []
