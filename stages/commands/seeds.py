@@ -135,7 +135,8 @@ def check_workspace(own: list[Training], params: Params) -> None:
     current = flat(params.model_dump())
     changed = {name for training in own for name, value in training.parameters.items() if current.get(name) != value}
     if changed or {training.run for training in own} != {*params.runs}:
-        raise UserError(f"{PARAMS}: {listed(sorted(changed)) or 'runs'} changed since the results; run `dvc repro`")
+        names = listed(sorted(changed)) or "runs"
+        raise UserError(f"{PARAMS}: {names} changed since the results; run `dvc repro`, or else `dvc repro --force`")
 
 
 def equal_but(own: list[Training], others: list[Training], *free: str) -> list[Training]:
