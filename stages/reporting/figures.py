@@ -70,7 +70,8 @@ def accuracies(runs: list[Run], seeds: pd.DataFrame, known: bool) -> Figure:
         seeds: a row for each seed, a column for each run, fractions.
         known: add what the full experiment reaches.
     """
-    figure, axes = _rows([run.label for run in runs], 0.55, "Test accuracy, with 95% interval")
+    label = "Test accuracy, with 95% interval" + (" (small: each seed)" if len(seeds) else "")
+    figure, axes = _rows([run.label for run in runs], 0.55, label)
     for place, run in enumerate(runs):
         value, look = run.tested.accuracy, _look(place)
         axes.plot(run.tested.interval, [place, place], color=look["color"], linewidth=2.2, solid_capstyle="butt")

@@ -1,5 +1,8 @@
 """The content of the report in sentences: questions, verdicts, how to read them, and what to do next."""
 
+from typing import Any
+
+from stages.evaluation.metrics import Comparison
 from stages.evaluation.significance import MOST_SEEDS, SIGNIFICANT, Difference, seeds_needed
 from stages.reporting.results import Pair, Results
 from stages.reporting.wording import capitalised, p_value, percent, points, points_range
@@ -30,7 +33,8 @@ def caveats(results: Results) -> list[str]:
         ]
     short, small = [], []
     for run in results.runs:
-        recipe, title, epochs = run.tested.recipe, run.tested.title, len(run.history)
+        recipe: dict[str, Any] = run.tested.recipe
+        title, epochs = run.tested.title, len(run.history)
         full, settings = FULL_EPOCHS.get(recipe["model"], 0), recipe["settings"]
         if epochs < full:
             short.append(f"{title} {epochs} of {full} epochs")
@@ -75,8 +79,8 @@ def verdict(pair: Pair, margin: float) -> str:
     return capitalised(said) if pair.recipes else f"These two models: {said}"
 
 
-def _difference(compared: Difference, adjusted_p: float, questions: int) -> str:
-    """Write a difference with its uncertainty; `compared` may also be a Comparison."""
+def _difference(compared: Difference | Comparison, adjusted_p: float, questions: int) -> str:
+    """Write a difference with its uncertainty."""
     adjusted = f" ({p_value(adjusted_p)} adjusted for {questions} questions)" if questions > 1 else ""
     limits = points_range(compared.interval)
     return f"{points(compared.difference)} points, 95% interval {limits}, {p_value(compared.p)}{adjusted}"

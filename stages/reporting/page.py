@@ -68,7 +68,8 @@ def _template(name: str, finalize: Callable[[Any], Any] | None = None):
     )
     templates.globals |= {"tables": tables, "confusion": confusion}
     templates.filters |= {"short": short, "percent": percent, "capitalised": capitalised, "confidence": confidence}
-    templates.filters |= {"code": _code, "base64": lambda content: base64.b64encode(content).decode()}
+    templates.filters["code"] = _code
+    templates.filters["base64"] = lambda content: base64.b64encode(content).decode()
     templates.filters["text"] = lambda value: value if isinstance(value, str) else json.dumps(value)
     return templates.get_template(name)
 

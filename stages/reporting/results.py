@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,7 @@ class Results:
     study: dict[str, dict[int, np.ndarray]]
     foreign: bool
     suspects: pd.DataFrame
-    parameters: dict
+    parameters: dict[str, Any]
 
     @property
     def held_out(self) -> str:
@@ -81,7 +82,8 @@ class Results:
     @property
     def chosen_on_test(self) -> bool:
         """True where the epoch with the best test accuracy was kept."""
-        return self.held_out == "test" and self.runs[0].tested.recipe["train"]["keep"] == "best"
+        recipe: dict[str, Any] = self.runs[0].tested.recipe
+        return self.held_out == "test" and recipe["train"]["keep"] == "best"
 
     @property
     def seed_accuracies(self) -> pd.DataFrame:
@@ -113,9 +115,10 @@ def read_results(info: DatasetInfo, test: Split, read: Read) -> Results:
         history, *others = (rows[rows.run == name].reset_index(drop=True) for rows in tables)
         runs[name] = Run(name, label, evaluation.runs[name], timing, history, predictions, *others)
     study, foreign = read_study(evaluation, read)
-    pairs = [Pair(*(runs[run] for run in of.runs), of) for of in evaluation.comparisons.values()]
-    pairs = [*judged(pairs, study, evaluation.parameters["study.margin"])]
-    return Results(info, [*runs.values()], pairs, study, foreign, table(files.SUSPECTS), evaluation.parameters)
+    parameters: dict[str, Any] = evaluation.parameters
+    pairs = [Pair(runs[of.runs[0]], runs[of.runs[1]], of) for of in evaluation.comparisons.values()]
+    pairs = [*judged(pairs, study, parameters["study.margin"])]
+    return Results(info, [*runs.values()], pairs, study, foreign, table(files.SUSPECTS), parameters)
 
 
 def recipe_digest(evaluation: Evaluation, run: str) -> str:
@@ -171,4 +174,5 @@ def labels(runs: dict[str, TestedRun]) -> dict[str, str]:
 
 def decay(run: TestedRun) -> str:
     """Return the weight decay as params.yaml has it."""
-    return scientific(run.recipe["train"]["weight_decay"])
+    recipe: dict[str, Any] = run.recipe
+    return scientific(recipe["train"]["weight_decay"])

@@ -87,8 +87,10 @@ def recipe_table(results: Results) -> pd.DataFrame:
         f"Seeds to find {100 * margin:g} points",
     ]
     rows = []
-    for pair in (pair for pair in results.pairs if pair.recipes):
-        compared, (count, low, high) = pair.recipes, seeds_needed(pair.recipes, margin)
+    for pair, compared in ((pair, pair.recipes) for pair in results.pairs):
+        if not compared:
+            continue
+        count, low, high = seeds_needed(compared, margin)
         row = [" and ".join(pair.labels), points(compared.difference), points_range(compared.interval)]
         rows.append([*row, f"{compared.p:.2g}", f"{pair.p:.2g}", f"{count:,} ({low:,} to {high:,})"])
     return pd.DataFrame(rows, columns=columns)
