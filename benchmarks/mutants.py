@@ -158,7 +158,7 @@ def main(args: Namespace) -> None:
         tempfile.TemporaryDirectory(prefix="mutants-") as folder,
         ProcessPoolExecutor(args.jobs, initializer=copy_project, initargs=(folder,)) as processes,
     ):
-        for name in dict.fromkeys(mutant.path for mutant in chosen):
+        for name in {Path(mutant.path).parent: mutant.path for mutant in chosen}.values():
             unchanged = Mutant(name, 0, "", (ROOT / name).read_bytes())
             if failed := processes.submit(noticed, unchanged).result():
                 raise SystemExit(f"{name}: {failed} fails without any fault")

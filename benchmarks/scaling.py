@@ -39,14 +39,18 @@ def main(args: Namespace) -> None:
         device, alone = choose_device(train, 0, processes), None
         if processes.rank == 0:
             page.write(f"{args.model} on {device}, batches of {train.batch_size}, gradients at {args.bandwidth:g} GB/s")
-        for count in (1, 2, 8, 64) if processes.world_size == 1 else [1]:
-            share = -(-train.batch_size // count)
+        if processes.world_size > 1:
+            step, _ = step_seconds(args.model, train.batch_size, args.steps, device)
+            if processes.rank == 0:
+                page.row({"processes": processes.world_size, "step and exchange, ms": 1000 * step})
+            return
+        for count in (1, 2, 8, 64):
+            share = max(2, -(-train.batch_size // count))  # batch normalisation needs two images
             step, gradients = step_seconds(args.model, share, args.steps, device)
             exchange = 2 * (count - 1) / count * gradients / (args.bandwidth * 1e9)
             alone = alone or step
-            row = {"processes": count * processes.world_size, "share": share, "step, ms": 1000 * step}
-            if processes.rank == 0:
-                page.row({**row, "exchange, ms": 1000 * exchange, "speed-up": alone / (step + exchange)})
+            row = {"processes": count, "share": share, "step, ms": 1000 * step, "exchange, ms": 1000 * exchange}
+            page.row({**row, "speed-up": alone / (step + exchange)})
 
 
 if __name__ == "__main__":
