@@ -1,4 +1,4 @@
-"""The pipeline's code. Python runs this file before any other of it, and before it spends seconds on importing torch."""
+"""The pipeline. Python runs this file before the others, and before it spends seconds on importing torch."""
 
 import hashlib
 from pathlib import Path

@@ -65,16 +65,12 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: 
     processes, fingerprint = device.processes, fingerprint_of(inputs, device)
     # Not the device: the GPUs of a cluster may be of several kinds
     if differing := processes.differing({what: value for what, value in fingerprint.items() if what != "device"}):
-        raise UserError(
-            f"the {processes.world_size} processes began with different {' and '.join(differing)}; give all of them "
-            "the same files"
-        )
+        different = f"the {processes.world_size} processes began with different {' and '.join(differing)}"
+        raise UserError(f"{different}; give all of them the same files")
     model = build_model(recipe, len(dataset.info.classes))
     if processes.rank > 0:
         state = processes.broadcast(None)
-        for state in train(model, dataset, recipe, device, state):  # noqa: B020 - from the last state to the next
-            pass
-        return state
+        return [state, *train(model, dataset, recipe, device, state)][-1]
     print(f"{recipe.run}: {recipe.title}, {count_parameters(model):,} parameters", flush=True)
     print(f"{recipe.run}: on {device}", flush=True)
     checkpoint = Checkpoint(recipe.run, fingerprint, device.name)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from stages.common.errors import UserError, printable
-from stages.common.files import DATA, Record, parse_json, replacing, write_json
+from stages.common.files import DATA, Record, parse_json, read_bytes, replacing, write_json
 from stages.common.params import SourceName
 
 Text = Annotated[str, Field(min_length=1)]
@@ -71,17 +71,17 @@ def write_dataset(info: DatasetInfo, splits: dict[str, Split]) -> None:
     write_json(DATA / "dataset.json", info)
 
 
-def read_info(read: Read = Path.read_bytes) -> DatasetInfo:
+def read_info(read: Read = read_bytes) -> DatasetInfo:
     """Read dataset.json.
 
     Raises:
         UserError: the file is missing, or is not what the download stage writes.
     """
     path = DATA / "dataset.json"
-    return parse_json(_content(path, read), DatasetInfo, path)
+    return parse_json(read(path), DatasetInfo, path)
 
 
-def read_split(name: str, info: DatasetInfo, read: Read = Path.read_bytes) -> Split:
+def read_split(name: str, info: DatasetInfo, read: Read = read_bytes) -> Split:
     """Read the images, labels and names of `train`, `test` or `validation` from the bytes that `read` returns.
 
     Raises:
@@ -89,7 +89,7 @@ def read_split(name: str, info: DatasetInfo, read: Read = Path.read_bytes) -> Sp
     """
     path, count, size = DATA / f"{name}.npz", getattr(info.counts, name), info.image_size
     try:
-        with np.load(io.BytesIO(_content(path, read)), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(read(path)), allow_pickle=False) as arrays:
             split = Split(*(arrays[field] for field in Split._fields))  # zipfile verifies their checksums
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({printable(error)}); make it with `dvc repro -f download`") from error
@@ -99,7 +99,7 @@ def read_split(name: str, info: DatasetInfo, read: Read = Path.read_bytes) -> Sp
     return split
 
 
-def read_dataset(read: Read = Path.read_bytes) -> Dataset:
+def read_dataset(read: Read = read_bytes) -> Dataset:
     """Read what a training needs: the test images only where there are no validation images."""
     info = read_info(read)
     return Dataset(info, read_split("train", info, read), read_split(held_out_name(info), info, read))
@@ -108,10 +108,3 @@ def read_dataset(read: Read = Path.read_bytes) -> Dataset:
 def held_out_name(info: DatasetInfo) -> str:
     """Return the name of the split on which epochs are compared."""
     return "validation" if info.counts.validation else "test"
-
-
-def _content(path: Path, read: Read) -> bytes:
-    try:
-        return read(path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; make it with `dvc repro`") from error

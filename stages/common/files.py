@@ -68,6 +68,20 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def read_bytes(path: Path, advice: str = "make it with `dvc repro`") -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        UserError: there is no such file, with this advice; or it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{printable(path)}: no such file; {advice}") from error
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in the name
+        raise UserError(f"{printable(path)}: cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
 def write_json(path: Path, content: Record | dict) -> None:
     """Write a JSON object, one key a line."""
     values = content.model_dump(mode="json") if isinstance(content, Record) else content

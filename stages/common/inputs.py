@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from stages import CODE
 from stages.common.errors import UserError, listed, printable
-from stages.common.files import sha256
+from stages.common.files import read_bytes, sha256
 
 Settings = TypeVar("Settings")
 ROOT = Path(__file__).parents[2]
@@ -38,12 +38,7 @@ class Inputs(Generic[Settings]):
         Raises:
             UserError: there is no such file, or it cannot be read.
         """
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError as error:
-            raise UserError(f"{printable(path)}: no such file; make it with `dvc repro`") from error
-        except OSError as error:
-            raise UserError(f"{printable(path)}: cannot be read: {error.strerror}") from error
+        content = read_bytes(path)
         self.files[path] = sha256(content)
         return content
 
@@ -61,7 +56,6 @@ class Inputs(Generic[Settings]):
             names.append("the parameters")
         if names:
             raise UserError(
-                f"changed while this stage ran: {listed(sorted(names))}. Nothing was written, since DVC would credit the "
-                "results to the changed inputs; restore them for these results, or leave them for new ones, and run "
-                "this again"
+                f"changed while this stage ran: {listed(sorted(names))}. Nothing was written, since DVC would credit "
+                "it to the changed inputs; restore them for these results, or leave them for new ones, and run this again"
             )

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from stages.common.errors import UserError, explain, printable, shown
-from stages.common.files import Record
+from stages.common.files import Record, read_bytes
 
 PARAMS = Path("params.yaml")
 MODELS = Path(__file__).parents[1] / "models"  # a file for each model
@@ -180,10 +180,8 @@ def load_params(path: Path = PARAMS) -> Params:
         UserError: the file is missing or no YAML, or a value is missing, unknown, of the wrong type or out of range;
             the message names the key, the value and what is allowed.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file here; run this in the folder of the project")
     try:
-        return Params.model_validate(parse_yaml(path.read_bytes(), path))
+        return Params.model_validate(parse_yaml(read_bytes(path, "run this in the folder of the project"), path))
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, Params)}") from error
 

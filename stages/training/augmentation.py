@@ -17,7 +17,7 @@ from stages.common.params import Augment
 class Draws(NamedTuple):
     """What is random about N images, in the order in which they are trained on: int64 N each."""
 
-    index: Tensor  # of the image
+    index: Tensor  # type: ignore[assignment] # of the image; of tuple's method no use is made
     top: Tensor  # of its crop in the padded image, 0..2·crop_padding
     left: Tensor
     flip: Tensor  # 1 if it is mirrored, left to right

@@ -44,11 +44,15 @@ class State:
         last = {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
         return self.best_weights or last
 
+    @property
+    def held_out(self) -> str:
+        """The images on which epochs are compared: `validation` or `test`."""
+        return "validation" if "validation_accuracy" in self.history[0] else "test"
 
-def best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
-    """Return the first row of the highest accuracy on the images that are not trained on."""
-    held_out = "validation_accuracy" if "validation_accuracy" in history[0] else "test_accuracy"
-    return max(history, key=lambda row: row[held_out])
+    @property
+    def best(self) -> dict[str, float]:
+        """The first row of the history with the highest accuracy on those images."""
+        return max(self.history, key=lambda row: row[f"{self.held_out}_accuracy"])
 
 
 class Checkpoint:
@@ -65,21 +69,21 @@ class Checkpoint:
 
     def __init__(self, run: str, fingerprint: dict[str, str], workers: str):
         self.path, self.fingerprint, self.workers = FOLDER / f"{run}.safetensors", fingerprint, workers
-        self.due = 0.0  # by time.monotonic()
-        self.failed = False  # and a line said so
+        self.due, self.failed = 0.0, False  # by time.monotonic(); the last one could not be written, and a line said so
 
     def load(self) -> State | None:
         """Return the state of an interrupted training, or None; print why a checkpoint is not used."""
         if not self.path.exists():
             return None
+        anew = f"{self.path}: starting from epoch 1, because this checkpoint"
         try:
             card, tensors = from_bytes(self.path.read_bytes())
         except (OSError, ValueError) as error:
-            print(f"{self.path}: starting from epoch 1, because this checkpoint cannot be used: {printable(error)}")
+            print(f"{anew} cannot be used: {printable(error)}")
             return None
         changed = [what for what, digest in self.fingerprint.items() if card["fingerprint"].get(what) != digest]
         if changed:
-            print(f"{self.path}: starting from epoch 1, because this checkpoint has other {' and '.join(changed)}")
+            print(f"{anew} has other {' and '.join(changed)}")
             return None
         if card["workers"] != self.workers:
             print(f"{self.path}: begun on {card['workers']}, resumed on {self.workers}: like another seed")
@@ -97,13 +101,8 @@ class Checkpoint:
         began = time.monotonic()
         if began < self.due and not finished:
             return
-        card = {
-            "fingerprint": self.fingerprint,
-            "workers": self.workers,
-            "history": state.history,
-            "seconds": state.seconds,
-            "training_seconds": state.training_seconds,
-        }
+        numbers = {name: getattr(state, name) for name in ("history", "seconds", "training_seconds")}
+        card = {"fingerprint": self.fingerprint, "workers": self.workers, **numbers}
         tensors = {f"step.{name}": tensor for name, tensor in state.tensors.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
         content = to_bytes(card, tensors)
@@ -111,11 +110,9 @@ class Checkpoint:
             write_bytes(self.path, content)
             self.failed = False
         except OSError as error:
+            reason = f"{error.strerror}, {len(content) / 2**20:,.0f} MiB are needed"
             if not self.failed:
-                needed = f"{error.strerror}, {len(content) / 2**20:,.0f} MiB are needed"
-                print(
-                    f"{self.path}: no checkpoint ({needed}); an interruption would lose this training, which continues"
-                )
+                print(f"{self.path}: no checkpoint ({reason}); an interruption would lose this training, which goes on")
             self.failed = True
         self.due = time.monotonic() + SHARE * (time.monotonic() - began)
 

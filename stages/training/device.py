@@ -162,8 +162,8 @@ def memory_errors(recipe: Recipe, device: Device, images: np.ndarray) -> Iterato
         size, padded = images.shape[1], images.shape[1] + 2 * recipe.augment.crop_padding
         raise UserError(
             f"{device.name} ran out of memory at train.batch_size = {recipe.train.batch_size} with {recipe.title}, "
-            f"beside {images.nbytes * (padded / size) ** 2 / 2**20:,.0f} MiB of padded training images; make the batch, "
-            "the images or the model smaller, or stop other programs"
+            f"beside {images.nbytes * (padded / size) ** 2 / 2**20:,.0f} MiB of padded training images; make the "
+            "batch, the images or the model smaller, or stop other programs"
         ) from error
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from stages.common.dataset import Dataset, Split, held_out_name
 from stages.common.errors import UserError, printable
 from stages.training.augmentation import Normalise, TrainingImages, batches, draw_epoch
-from stages.training.checkpoint import State, best_epoch
+from stages.training.checkpoint import State
 from stages.training.device import Device
 from stages.training.recipe import Recipe, learning_rates
 from stages.training.step import Step
@@ -78,7 +78,7 @@ def train(
         state.training_seconds += time.perf_counter() - began
         processes.average(model.buffers())  # the running statistics of batch normalisation
         state.history.append(row(epoch, training, test(), rate, held_out_name(dataset.info)))
-        if recipe.train.keep == "best" and best_epoch(state.history)["epoch"] == epoch:
+        if recipe.train.keep == "best" and state.best["epoch"] == epoch:
             state.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         state.seconds = time.perf_counter() - start
         yield state
@@ -91,7 +91,7 @@ def seed_dropout(seed: int, epoch: int, rank: int) -> None:
 
 
 def check_outputs(model: nn.Module, dataset: Dataset, normalise: Normalise) -> None:
-    """Raise a UserError unless the model makes one output for each class of an image; its statistics stay as they are."""
+    """Raise a UserError unless the model has one output for each class; its statistics stay as they are."""
     classes, size = len(dataset.info.classes), dataset.info.image_size
     image = torch.from_numpy(dataset.train.images[:1]).to(normalise.mean.device)
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stages.training.checkpoint import State, best_epoch
+from stages.training.checkpoint import State
 from stages.training.device import Device
 from stages.training.recipe import Recipe
 
@@ -47,8 +47,7 @@ class Progress:
 
     def epoch(self, state: State) -> None:
         """Print a line about the last epoch."""
-        last, epochs = state.history[-1], self.recipe.epochs
-        held_out = "validation" if "validation_accuracy" in last else "test"
+        last, epochs, held_out = state.history[-1], self.recipe.epochs, state.held_out
         line = (
             f"{self.recipe.run} {last['epoch']:>{len(str(epochs))}}/{epochs}  loss {last['train_loss']:.4f}  "
             f"train {last['train_accuracy']:.2%}  {held_out} {last[f'{held_out}_accuracy']:.2%}  "
@@ -68,10 +67,6 @@ class Progress:
     def finish(self, state: State) -> None:
         """Print a line about the whole run, as the notebook has it."""
         self.bar.close()
-        best = best_epoch(state.history)
-        held_out = "validation" if "validation_accuracy" in best else "test"
-        print(
-            f"{self.recipe.run}: {len(state.history)} epochs in {state.seconds:,.1f} s, best {held_out} accuracy "
-            f"{best[f'{held_out}_accuracy']:.2%} in epoch {best['epoch']}",
-            flush=True,
-        )
+        took = f"{self.recipe.run}: {len(state.history)} epochs in {state.seconds:,.1f} s"
+        best = f"{state.best[f'{state.held_out}_accuracy']:.2%} in epoch {state.best['epoch']}"
+        print(f"{took}, best {state.held_out} accuracy {best}", flush=True)

@@ -1,4 +1,4 @@
-"""The recipe of a training, and what follows from it alone: the network, from a file of stages/models/, and the rates."""
+"""The recipe of a training, and what follows from it: the network, from a file of stages/models/, and the rates."""
 
 import importlib
 import math
@@ -35,9 +35,8 @@ class Recipe(Record):
     @model_validator(mode="after")
     def warm_up_ends(self) -> "Recipe":
         if self.train.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"train.warmup_epochs = {self.train.warmup_epochs}: must be less than {self.model}.epochs = {self.epochs}"
-            )
+            warmup = f"train.warmup_epochs = {self.train.warmup_epochs}"
+            raise ValueError(f"{warmup}: must be less than {self.model}.epochs = {self.epochs}")
         return self
 
     @property

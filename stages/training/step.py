@@ -72,7 +72,7 @@ class Step:
             [p.grad for p in used.values() if p.grad is not None],
             [self.momentum[name] for name in used],
             fused=True,
-            lr=self.learning_rate,  # type: ignore[arg-type] # a tensor on the device, which the fused kernels read
+            lr=self.learning_rate,  # a tensor on the device, which the fused kernels read
             momentum=self.train.momentum,
             weight_decay=self.train.weight_decay,
             dampening=0,
@@ -92,6 +92,6 @@ class Step:
         return loss, (logits.argmax(1) == labels).sum()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that persist between steps (no copies): `model.*` and `momentum.*`, named as in the model."""
+        """Return the tensors that persist between steps, without copies: `model.*` and `momentum.*`."""
         model = {f"model.{name}": tensor for name, tensor in self.bare.state_dict().items()}
         return model | {f"momentum.{name}": tensor for name, tensor in self.momentum.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.common.dataset import DatasetInfo
 from stages.common.errors import UserError, explain, printable
-from stages.common.files import Record
+from stages.common.files import Record, read_bytes
 from stages.common.image import decode, fitted
 from stages.training import checkpoint
 from stages.training.augmentation import Normalise
@@ -64,11 +64,9 @@ class Classifier:
         """
         size = self.card.data.image_size
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
-            found = f"{getattr(images, 'dtype', '')} {tuple(getattr(images, 'shape', ()))}".strip()
-            raise UserError(
-                f"images must be a numpy array of uint8, N×{size}×{size}×3, with values from 0 to 255, not "
-                f"{type(images).__name__} {found}"
-            )
+            found = [type(images).__name__, *(str(getattr(images, name, "")) for name in ("dtype", "shape"))]
+            wanted = f"a numpy array of uint8, N×{size}×{size}×3, with values from 0 to 255"
+            raise UserError(f"images must be {wanted}, not {' '.join(found)}")
         device = exact_device()
         normalise = Normalise(self.card.data.mean, self.card.data.std, device.torch)
         network, pixels = device.place(self.network), torch.from_numpy(images).to(device.torch)
@@ -94,10 +92,8 @@ class Classifier:
                 pixels = fitted(image, size)
             except ValueError as error:
                 raise UserError(f"not an image that can be classified: {printable(error)}") from error
-        elif Path(image).is_file():
-            pixels = decode(Path(image).read_bytes(), size, printable(image))
         else:
-            raise UserError(f"{printable(image)}: no such file")
+            pixels = decode(read_bytes(Path(image), "name an image"), size, printable(image))
         probabilities = self.probabilities(pixels[None].copy())[0]
         return {self.classes[i]: float(probabilities[i]) for i in np.argsort(-probabilities, kind="stable")}
 
@@ -117,8 +113,8 @@ def parse_model(content: bytes, path: Path) -> Classifier:
             raise ValueError("some of its weights are not finite")
     except (ValueError, RuntimeError, ImportError) as error:  # RuntimeError: weights of other names or shapes
         reason = explain(error, Card) if isinstance(error, ValidationError) else printable(error)
-        where = f"{printable(path)}: not a model of this pipeline"
-        raise UserError(f"{where} ({reason}); train it again with `dvc repro --force`") from error
+        advice = "train it again with `dvc repro --force`"
+        raise UserError(f"{printable(path)}: not a model of this pipeline ({reason}); {advice}") from error
     return Classifier(card, network)
 
 
@@ -128,7 +124,4 @@ def load_model(path: str | Path) -> Classifier:
     Raises:
         UserError: the file is missing, damaged, or not one of ours.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{printable(path)}: no such file; make it with `dvc repro`")
-    return parse_model(path.read_bytes(), path)
+    return parse_model(read_bytes(Path(path)), Path(path))
