@@ -1,18 +1,12 @@
 """Image files in a folder, a tar or a zip as a data set: {train,test}/<class>/<image file>, or <class>/<image file>."""
 
 import hashlib
-import lzma
 import os
 import re
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Collection
 from itertools import chain
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 from unicodedata import category, normalize
 
 import numpy as np
@@ -21,6 +15,7 @@ from tqdm import tqdm
 from stages.common.dataset import Split
 from stages.common.errors import UserError, listed, printable, shown
 from stages.common.image import decode
+from stages.datasets.archive import DAMAGED, Openers, Parts, opened
 from stages.datasets.source import Source, check_memory, drawn
 
 LAYOUT = "{train,test}/<class>/<image file>, or <class>/<image file>"
@@ -33,12 +28,7 @@ RUBBISH = re.compile(
 )
 # Control characters, separators of lines, overrides of the direction of writing, and bytes that are no UTF-8
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-DEEPEST = 4  # levels of a folder that are looked at: an enclosing folder, split, class, file
 MAX_BYTES = 2**30  # of an image file
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
-
-Parts = tuple[str, ...]  # of a path below data.path
-Openers = dict[Parts, Any]  # what opens each file, without arguments; None for links and special files
 
 
 class Place(NamedTuple):
@@ -62,7 +52,7 @@ def read(path: Path, image_size: int, test_share: float) -> Source:
     if not (path.is_dir() or path.is_file()):
         raise UserError(f"{where}: no such file or folder; it must hold {LAYOUT}")
     try:
-        with _opened(path) as openers:
+        with opened(path) as openers:
             places, notes = _places(openers)
             for note in notes:
                 print(f"note: {printable(path)}: {note}", flush=True)
@@ -82,35 +72,6 @@ def read(path: Path, image_size: int, test_share: float) -> Source:
         ) from error
     name = re.sub(r"\.(zip|tar|tar\.\w+|t[gx]z|tbz2?)$", "", os.path.basename(os.path.abspath(path)), flags=re.I)
     return source._replace(name=printable(name or "images"), test_share=test_share if divided else None)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Openers]:
-    """Yield what opens each file, in the order in which they are best read. Nothing is unpacked to disk."""
-    if path.is_dir():
-        yield dict(_walk(path))
-        return
-    with open(path, "rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            names = {
-                entry: entry.filename.replace("\\", "/") for entry in archive.infolist()
-            }  # as Windows may write them
-            yield {PurePosixPath(n).parts: partial(archive.open, e) for e, n in names.items() if not n.endswith("/")}
-        return
-    with tarfile.open(path) as tar:  # of members of one name the last one counts
-        members = [member for member in tar if not member.isdir()]
-        yield {PurePosixPath(m.name).parts: partial(tar.extractfile, m) if m.isfile() else None for m in members}
-
-
-def _walk(folder: Path, parts: Parts = ()) -> Iterator[tuple[Parts, Callable[[], Any] | None]]:
-    for child in sorted(folder.iterdir()):
-        below = (*parts, child.name)
-        if child.is_dir() and len(below) < DEEPEST:
-            yield from _walk(child, below)
-        else:
-            yield below, partial(open, child, "rb") if child.is_file() else None
 
 
 def _places(openers: Openers) -> tuple[dict[Parts, Place], list[str]]:
