@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 
 from stages.common import files
-from stages.common.dataset import DatasetInfo, Split
+from stages.common.dataset import DatasetInfo, Read, Split
 from stages.common.errors import UserError
 from stages.common.files import parse_csv, parse_json
 from stages.evaluation import significance
 from stages.evaluation.metrics import Comparison, Evaluation, TestedRun
 from stages.reporting.wording import scientific
-
-Read = Callable[[Path], bytes]
 
 
 @dataclass(frozen=True)
