@@ -16,23 +16,13 @@ class Outer(Section):
     inner: Inner
 
 
-def problem(values: object) -> str:
-    with pytest.raises(ValidationError) as error:
-        Outer.model_validate(values)
-    return explain(error.value, Outer)
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("café", "'café'"),
-        ("a\x1b[31m\u202e", "'a\\x1b[31m\\u202e'"),
-        ([1, None, True, 0.5], "[1, None, True, 0.5]"),
-        ({"a": "b"}, "{'a': 'b'}"),
-        ("x" * 10_000, "'" + "x" * 76 + "..."),
-        ([1, -(10**10_000)], "a number of thousands of digits"),
+        ("café", "'café'"), ("a\x1b[31m\u202e", "'a\\x1b[31m\\u202e'"), ([1, None, True, 0.5], "[1, None, True, 0.5]"),
+        ("x" * 10_000, "'" + "x" * 76 + "..."), ([1, -(10**10_000)], "a number of thousands of digits"),
     ],
-)
+)  # fmt: skip
 def test_a_value_is_shown_as_python_writes_it_printable_and_short(value, text):
     assert shown(value) == text
 
@@ -50,21 +40,20 @@ def test_what_is_printable_stays_and_white_space_becomes_one_space():
 
 
 def test_the_first_problems_are_listed_and_the_others_counted():
-    assert listed(["a"]) == "a"
     assert listed(list("abcde")) == "a; b; c; d; e"
     assert listed(list("abcdefg")) == "a; b; c; d; e; and 2 more"
 
 
-def test_a_problem_names_its_key_its_value_and_what_is_allowed():
-    assert problem({"name": 3, "inner": {}}) == "name = 3: must be a valid string; inner.size is missing"
-
-
-def test_an_unknown_key_is_named_with_the_known_ones_of_its_section():
-    known = "inner.size2 is unknown; known here: size; colour is unknown; known here: name, inner"
-    assert problem({"name": "a", "inner": {"size": 1, "size2": 2}, "colour": 1}) == known
-
-
-def test_of_many_problems_the_first_five_are_named():
-    line = problem({"name": "a", "inner": {"size": 1}} | {f"x{i}": i for i in range(1000)})
-    assert line.endswith("; and 995 more")
-    assert line.count("unknown") == 5
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"name": 3, "inner": {}}, "name = 3: must be a valid string; inner.size is missing"),
+        ({"name": "a", "inner": {"size": 1, "size2": 2}, "colour": 1},
+         "inner.size2 is unknown; known here: size; colour is unknown; known here: name, inner"),
+        ({"name": "a", "inner": 3}, "inner = 3: must be a valid dictionary or instance of Inner"),
+    ],
+)  # fmt: skip
+def test_a_problem_names_its_key_its_value_and_what_is_allowed_or_known(values, line):
+    with pytest.raises(ValidationError) as error:
+        Outer.model_validate(values)
+    assert explain(error.value, Outer) == line

@@ -54,7 +54,7 @@ def test_the_projects_parameters_are_valid():
         {"train.precision": "tf32"}, {"train.keep": "last"}, {"train.label_smoothing": 0.99},
         {"augment.crop_padding": 4}, {"augment.cutout": 8}, {"ablation.less": 1e-5, "ablation.model_fields": 0.0},
         {"study.margin": 0}, {"compare": {}},
-        {"ablation.2": 0.5, "runs.w-2": {"model": "resnet", "weight_decay": "ablation.2"}, "compare.x_1": ["w-2", "cnn"]},
+        {"ablation.2": 0.5, "runs.w-2": {"model": "cnn", "weight_decay": "ablation.2"}, "compare.x_1": ["w-2", "cnn"]},
         {"launcher": "torchrun --standalone"}, {"torchvision": ...},
     ],
     ids=str,
@@ -96,14 +96,15 @@ REFUSED = [
     ({"runs.cnn.model": "../x"}, "pattern"), ({"runs.cnn.epochs": 3}, "runs.cnn.epochs is unknown"),
     ({"compare.model": ["resnet"]}, "at least 2 items"),
     ({"compare.model": ["resnet", "cnn", "cnn"]}, "at most 2 items"), ({"launcher": ""}, "at least 1 character"),
-    ({"data.source": "images"}, "data.path = None: must name a folder, a tar or a zip of images when data.source is images"),
+    ({"data.source": "images"}, "data.path = None: must name a folder, a tar or a zip of images when data."),
     ({"train.nesterov": True, "train.momentum": 0.0}, "nesterov needs a momentum above 0"),
     ({"augment.crop_padding": 5}, "augment.crop_padding = 5 is more than half of data.image_size = 8"),
     ({"augment.cutout": 9}, "augment.cutout = 9 is more than data.image_size = 8; lower it"),
     ({"vit": {"epochs": 1}}, "vit is unknown; known here: seed, data, train, augment, study, ablation, runs, "),
     ({"runs.cnn.model": "seed"}, "runs.cnn.model = 'seed' has no section of its own; there is cnn, resnet, t"),
     ({"torchvision": ..., "runs.cnn.model": "torchvision"}, "runs.cnn.model = 'torchvision' has no section of its own"),
-    ({"runs.cnn.weight_decay": "train.momentum"}, "runs.cnn.weight_decay = 'train.momentum' is no weight decay; there " "is train.weight_decay, ablation.weight_decay"),
+    ({"runs.cnn.weight_decay": "train.momentum"}, "runs.cnn.weight_decay = 'train.momentum' is no weight decay; there "
+     "is train.weight_decay, ablation.weight_decay"),
     ({"runs.cnn.weight_decay": "ablation.more"}, "is no weight decay"),
     ({"compare.model": ["resnet", "vit"]}, "compare.model = ['resnet', 'vit']: must name two runs of cnn, resnet, r"),
     ({"compare.model": ["cnn", "cnn"]}, "compare.model = ['cnn', 'cnn']: must name two runs"),
@@ -136,12 +137,11 @@ def test_weight_decays_are_those_that_a_run_may_name(tmp_path):
     assert params.models == {name: PARAMS[name] for name in ("cnn", "resnet", "torchvision")}
 
 
-@pytest.mark.parametrize("text", ["1e-5", "1.0e-05", "1E-5", "5e-324", "0", "0.00", "1e-1"])
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-05", "5e-324", "0"])
 def test_a_weight_decay_set_by_dvc_is_the_number_that_python_reads(tmp_path, text):
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(PARAMS))
-    apply_overrides(path, [f"train.weight_decay={text}"])  # what `dvc exp run -S` does
-    assert load_params(path).train.weight_decay == float(text)
+    loaded(PARAMS, tmp_path)
+    apply_overrides(tmp_path / "params.yaml", [f"train.weight_decay={text}"])  # what `dvc exp run -S` does
+    assert load_params(tmp_path / "params.yaml").train.weight_decay == float(text)
 
 
 @settings(max_examples=30)
@@ -176,15 +176,12 @@ def test_what_is_no_yaml_is_named_in_one_line(text):
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("text", ["", "3", "[]", "a"])
-def test_parameters_that_are_no_sections_are_refused(tmp_path, text):
-    (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"params\.yaml: "):
-        load_params(tmp_path / "params.yaml")
-
-
-def test_without_parameters_a_stage_says_where_it_is_to_be_run(tmp_path):
-    with pytest.raises(UserError, match=r"params\.yaml: no such file; run this in the folder of the project$"):
+@pytest.mark.parametrize("text", [None, "", "3", "[]", "a"])
+def test_parameters_that_are_missing_or_no_sections_are_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "params.yaml").write_text(text)
+    message = ": no such file.* in the folder of the project$" if text is None else ": "
+    with pytest.raises(UserError, match=rf"params\.yaml{message}"):
         load_params(tmp_path / "params.yaml")
 
 

@@ -77,6 +77,7 @@ def capture(graph: Graph, pool: object, stream: Stream) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def twins(request, monkeypatch) -> None:
+    """Twins in place of CUDA, but for the tests of a GPU."""
     LOG.clear()
     if request.node.get_closest_marker("cuda"):
         return
@@ -109,8 +110,9 @@ def test_a_capture_follows_a_warm_up_on_the_same_side_stream_and_each_waits_for_
     assert LOG == ["replay"]
 
 
-def check_replays(device: str) -> None:
-    """A replay takes its own argument; the warm-up leaves no trace in the state or in the random numbers."""
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_a_replay_computes_with_its_own_argument_and_leaves_no_trace_of_warming_up(device):
+    """Neither in the state nor in the random numbers: the first round captures, the second does not."""
     total, drawn = torch.zeros(2, device=device), torch.zeros(2, device=device)
 
     def add(argument: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def check_replays(device: str) -> None:
         return 2 * argument
 
     graphed, results, draws = GraphedFunction(add, [total]), [], []
-    for _ in range(2):  # the first round captures
+    for _ in range(2):
         torch.manual_seed(5)
         for argument in ([1.0, 2.0], [10.0, 20.0]):
             results.append(graphed(torch.tensor(argument, device=device)).tolist())
@@ -128,15 +130,6 @@ def check_replays(device: str) -> None:
     assert total.tolist() == [22, 44]
     assert draws[:2] == draws[2:]
     assert draws[0] != draws[1]
-
-
-def test_a_replay_computes_with_its_own_argument_and_leaves_no_trace_of_warming_up():
-    check_replays("cpu")
-
-
-@pytest.mark.cuda
-def test_on_a_gpu_a_replay_computes_with_its_own_argument_and_leaves_no_trace_of_warming_up():
-    check_replays("cuda")
 
 
 def test_each_shape_is_captured_once_and_the_callers_tensor_may_change():

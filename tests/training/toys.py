@@ -10,7 +10,6 @@ from torch import nn
 
 from stages.common.dataset import Counts, Dataset, DatasetInfo, Split
 from stages.common.params import Augment, Train
-from stages.models import cnn, resnet
 from stages.training.checkpoint import State
 from stages.training.device import Device
 from stages.training.loop import train
@@ -18,8 +17,6 @@ from stages.training.recipe import Recipe, build_model
 
 CPU = Device(torch.device("cpu"), "fp32", compile=False)
 MEAN, STD = [0.5, 0.45, 0.4], [0.25, 0.25, 0.3]
-SETTINGS = {"cnn": lambda epochs: cnn.Settings(epochs=epochs),
-            "resnet": lambda epochs: resnet.Settings(epochs=epochs, base_channels=16, blocks=[1, 1, 1, 1])}  # fmt: skip
 TRAIN = {
     "batch_size": 32, "learning_rate": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
     "schedule": "cosine", "warmup_epochs": 0, "label_smoothing": 0.0, "precision": "fp32", "compile": False,
@@ -35,14 +32,9 @@ def recipe(
     model: str = "cnn", epochs: int = 2, seed: int = 1, augment: Augment | None = None, **changes: Any
 ) -> Recipe:
     """A recipe of a small model, with these changes of `train`."""
-    return Recipe(
-        run="toy",
-        model=model,
-        seed=seed,
-        settings=SETTINGS[model](epochs),
-        train=Train(**TRAIN | changes),
-        augment=augment or augmented(),
-    )
+    settings = {"epochs": epochs} | ({"base_channels": 16, "blocks": [1, 1, 1, 1]} if model == "resnet" else {})
+    train = Train(**TRAIN | changes)
+    return Recipe(run="toy", model=model, seed=seed, settings=settings, train=train, augment=augment or augmented())
 
 
 def dataset(train: int = 70, test: int = 50, size: int = 8, classes: int = 4, validation: bool = False) -> Dataset:
