@@ -84,6 +84,16 @@ def test_verdicts_use_p_before_it_is_rounded_and_adjusted_for_the_pairs(experime
     assert [(pair.verdict, round(pair.p, 4)) for pair in results().pairs] == [("undecided", 0.0869)] * 2
 
 
+def test_equality_is_adjusted_for_the_pairs_too(experiment, results):
+    runs = {
+        "one": RESNET,
+        "two": RESNET | {"decay": 0.1},
+    }  # which answer alike: z = √(400 · 0.009 / 0.991) = 1.91, p = 0.028
+    for pairs, verdict in ((1, "equal"), (2, "undecided")):
+        experiment(labels=(0, 1) * 200, runs=runs, pairs={f"p{n}": [*runs] for n in range(pairs)}, study__margin=0.009)
+        assert [pair.verdict for pair in results().pairs] == [verdict] * pairs
+
+
 def test_a_study_has_the_seeds_of_these_recipes_alone_and_at_least_three(experiment, writer, results):
     experiment()
     wrong = {"cnn": 4, "resnet": 2, "resnet_ablation": 3}
