@@ -63,9 +63,9 @@ def test_what_a_user_can_mend_and_a_signal_end_in_one_line_under_the_stages_name
 
 
 def test_a_full_disk_is_told_with_what_is_free(small_disk):
-    folder = small_disk(5 * 1024)
-    said = "stage: x: the disk is full: 5 MiB are free; make room and run this again\n"
-    assert run("write_bytes(Path('x'), bytes(9 << 20))") == (1, "", said)
+    folder = small_disk(20 * 1024)  # 21 million bytes
+    said = "stage: x: the disk is full: 20 MiB are free; make room and run this again\n"
+    assert run("write_bytes(Path('x'), bytes(30 << 20))") == (1, "", said)
     assert list(folder.iterdir()) == []
 
 

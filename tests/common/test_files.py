@@ -60,11 +60,15 @@ def test_a_new_file_takes_the_place_of_the_old_one_which_keeps_its_content_under
         assert (path.is_symlink(), path.read_bytes(), other.read_bytes()) == (False, b"new", b"old")
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_first_name_is_one_that_git_and_dvc_ignore(
+    tmp_path, monkeypatch
+):
     seen = []
-    monkeypatch.setattr(os, "fsync", lambda file: seen.append(((tmp_path / "x").exists(), os.fstat(file).st_size)))
-    write_bytes(tmp_path / "x", b"content")
-    assert seen == [(False, 7)]
+    monkeypatch.setattr(os, "fsync", lambda file: seen.extend([*tmp_path.iterdir(), os.fstat(file).st_size]))
+    write_bytes(tmp_path / "x.csv", b"content")
+    assert re.fullmatch(r"\.x\.csv\.[0-9a-f]{8}\.tmp", seen[0].name)
+    assert seen[1:] == [7]
+    assert all(".*.tmp" in (ROOT / ignored).read_text().splitlines() for ignored in (".gitignore", ".dvcignore"))
 
 
 def test_a_full_disk_names_the_file_and_leaves_nothing(small_disk):
@@ -86,13 +90,6 @@ def test_three_writers_of_a_file_at_once_do_not_disturb_each_other(tmp_path):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(write, contents))
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_name_of_an_unfinished_file_is_one_that_git_and_dvc_ignore(tmp_path):
-    with replacing(tmp_path / "x.csv"):
-        (name,) = (path.name for path in tmp_path.iterdir())
-    assert re.fullmatch(r"\.x\.csv\.[0-9a-f]{8}\.tmp", name)
-    assert all(".*.tmp" in (ROOT / ignored).read_text().splitlines() for ignored in (".gitignore", ".dvcignore"))
 
 
 def test_json_is_readable_utf8_one_key_a_line_and_comes_back(tmp_path):
@@ -193,8 +190,3 @@ def test_where_the_file_system_has_no_locks_a_line_says_so_and_the_work_goes_on(
         assert capsys.readouterr().out.endswith(
             "lock: no locks on this file system; start nothing twice in this folder\n"
         )
-
-
-def test_the_digest_is_sha256sums():
-    said = subprocess.run(["sha256sum"], input=b"content", capture_output=True, check=True).stdout.decode()
-    assert files.sha256(b"content") == said.split()[0]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet as reference
 
-from stages.models.resnet import BasicBlock, Settings, build
+from stages.models.resnet import Settings, build
 
 
 def settings(base_channels: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> Settings:
@@ -31,16 +31,14 @@ def torchvisions(blocks: tuple[int, ...], classes: int) -> nn.Module:
     return network.double()
 
 
-def our_name(name: str) -> str:
-    return name.replace("downsample", "shortcut")
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("blocks", "size"), [((2, 2, 2, 2), 16), ((1, 3, 2, 1), 9)])
 def test_outputs_gradients_and_statistics_are_those_of_torchvision(blocks, size, training):
     theirs = torchvisions(blocks, classes=7).train(training)
     ours = build(settings(blocks=blocks), 7).double().train(training)
-    ours.load_state_dict({our_name(name): tensor for name, tensor in theirs.state_dict().items()})
+    ours.load_state_dict(
+        {name.replace("downsample", "shortcut"): tensor for name, tensor in theirs.state_dict().items()}
+    )
     x = torch.randn(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     outputs = [network(x) for network in (ours, theirs)]
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-9)
@@ -49,17 +47,18 @@ def test_outputs_gradients_and_statistics_are_those_of_torchvision(blocks, size,
     gradients = {name: p.grad for name, p in ours.named_parameters()}
     for name, p in theirs.named_parameters():
         assert p.grad.norm() > 1e-6, f"{name} has no part in the outputs"
-        torch.testing.assert_close(gradients[our_name(name)], p.grad, rtol=0, atol=1e-9)
+        torch.testing.assert_close(gradients[name.replace("downsample", "shortcut")], p.grad, rtol=0, atol=1e-9)
     after = ours.state_dict()
     for name, tensor in theirs.state_dict().items():
-        torch.testing.assert_close(after[our_name(name)], tensor, rtol=0, atol=1e-9)
+        torch.testing.assert_close(after[name.replace("downsample", "shortcut")], tensor, rtol=0, atol=1e-9)
 
 
 def test_resnet18_has_the_papers_parameters_and_a_network_half_as_wide_half_its_channels():
+    wide, narrow = (build(settings(channels), 10).state_dict() for channels in (64, 32))
     assert sum(p.numel() for p in build(settings(), 10).parameters()) == 11_173_962
-    wide, narrow = (dict(build(settings(channels), 10).named_parameters()) for channels in (64, 32))
-    assert wide.keys() == narrow.keys()
-    assert all(len(wide[name]) == 2 * len(narrow[name]) for name in wide if name != "fc.weight" and name != "fc.bias")
+    assert all(
+        len(wide[name]) == 2 * len(tensor) for name, tensor in narrow.items() if tensor.ndim and "fc" not in name
+    )
 
 
 def test_it_starts_from_kaimings_distribution_over_the_fan_out_and_a_small_classifier():
@@ -76,40 +75,19 @@ def test_it_starts_from_kaimings_distribution_over_the_fan_out_and_a_small_class
             assert (module.bias == 0).all()
 
 
-@pytest.mark.parametrize(("channels", "stride"), [((16, 16), 1), ((16, 32), 1), ((16, 16), 2)])
-def test_the_shortcut_is_the_identity_unless_the_shape_changes(channels, stride):
-    block = BasicBlock(*channels, stride)
-    assert [type(module) for module in block.shortcut] == (
-        [] if channels == (16, 16) and stride == 1 else [nn.Conv2d, nn.BatchNorm2d]
-    )
-    assert block(torch.zeros(2, 16, 8, 8)).shape == (2, channels[1], 8 // stride, 8 // stride)
-
-
-@pytest.mark.parametrize(
-    ("channels", "blocks", "title"),
-    [
-        (64, (2, 2, 2, 2), "ResNet-18"),
-        (64, (3, 4, 6, 3), "ResNet-34"),
-        (16, (1, 1, 1, 1), "ResNet-10, 16 channels"),
-    ],
-)
-def test_the_title_has_the_depth_and_an_unusual_width(channels, blocks, title):
-    assert settings(channels, blocks).title == title
+def test_the_title_has_the_depth_and_an_unusual_width():
+    titles = [settings(64).title, settings(64, (3, 4, 6, 3)).title, settings(16, (1, 1, 1, 1)).title]
+    assert titles == ["ResNet-18", "ResNet-34", "ResNet-10, 16 channels"]
 
 
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"base_channels": 15}, "base_channels"),
-        ({"base_channels": 1025}, "base_channels"),
-        ({"blocks": [2, 2, 2]}, "blocks"),
-        ({"blocks": [2, 2, 2, 2, 2]}, "blocks"),
-        ({"blocks": [2, 0, 2, 2]}, "blocks.1"),
-        ({"blocks": [2, 2, 101, 2]}, "blocks.2"),
-        ({"epochs": 0}, "epochs"),
-        ({"depth": 18}, "depth"),
+        ({"base_channels": 15}, "base_channels"), ({"base_channels": 1025}, "base_channels"), ({"epochs": 0}, "epochs"),
+        ({"blocks": [2, 2, 2]}, "blocks"), ({"blocks": [2, 2, 2, 2, 2]}, "blocks"), ({"depth": 18}, "depth"),
+        ({"blocks": [2, 0, 2, 2]}, "blocks.1"), ({"blocks": [2, 2, 101, 2]}, "blocks.2"),
     ],
-)
+)  # fmt: skip
 def test_settings_without_a_network_are_refused_by_key(changes, key):
     with pytest.raises(ValidationError) as error:
         Settings.model_validate({"epochs": 1, "base_channels": 16, "blocks": [2, 2, 2, 2]} | changes)

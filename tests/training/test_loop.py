@@ -242,59 +242,47 @@ def test_seconds_count_testing_and_images_a_second_do_not_also_after_a_resume(mo
     assert (told["train_seconds"], told["images_per_second"]) == (9, 35)
 
 
-class Recording(Device):
+def test_whole_batches_are_compiled_and_the_capture_knows_all_that_a_step_changes():
     """The CPU, telling what it is asked to compile and to capture."""
+    compiled, captured = [], []
 
-    def compiled(self, function):
-        return lambda rows: (COMPILED.append(len(rows)), function(rows))[1]
+    class Recording(Device):
+        def compiled(self, function):
+            return lambda rows: (compiled.append(len(rows)), function(rows))[1]
 
-    def graphed(self, function, state):
-        CAPTURED.append(list(state))
-        return function
+        def graphed(self, function, state):
+            captured.extend(state)
+            return function
 
-
-RECORDING, COMPILED, CAPTURED = Recording(CPU.torch, "fp32", compile=True), [], []
-
-
-def test_whole_batches_are_compiled_and_the_last_smaller_one_is_not():
-    COMPILED.clear()
-    states(fresh(recipe()), DATA, recipe(), RECORDING)
-    assert COMPILED == [32, 32] * 2
-
-
-def test_the_capture_of_a_step_knows_all_that_a_step_changes():
-    CAPTURED.clear()
     step = stepping(recipe(), fresh(recipe()))
-    update = loop.build_update(step, 32, RECORDING)
+    update = loop.build_update(step, 32, Recording(CPU.torch, "fp32", compile=True))
     tensors = [*step.tensors().values(), step.sums, step.learning_rate]
     before = [tensor.clone() for tensor in tensors]
-    update(ROWS[:32])
-    changed = [not tensor.equal(old) for tensor, old in zip(tensors, before, strict=True)]
-    assert changed == [True] * (len(tensors) - 1) + [False]
-    assert {tensor.data_ptr() for tensor in tensors[:-1]} <= {tensor.data_ptr() for tensor in CAPTURED[0]}
-
-
-class Together(Processes):
-    """The first of two processes, of which the other computes nothing; it notes the types of the replicated modules."""
-
-    def replicate(self, model: nn.Module) -> nn.Module:
-        TYPES.extend(type(module) for module in model.modules())
-        return model
-
-    def all_reduce(self, tensor: Tensor) -> None: ...
-    def average(self, tensors: Iterable[Tensor]) -> None: ...
-
-
-TYPES: list[type] = []
+    for rows in ROWS.split(32):
+        update(rows)
+    assert compiled == [32, 32]  # and not the last, smaller one
+    assert [not tensor.equal(old) for tensor, old in zip(tensors, before, strict=True)] == [True] * len(tensors[1:]) + [
+        False
+    ]
+    assert {tensor.data_ptr() for tensor in tensors[:-1]} <= {tensor.data_ptr() for tensor in captured}
 
 
 @pytest.mark.parametrize(("world_size", "wanted", "converted"), [(1, True, False), (2, False, False), (2, True, True)])
 def test_several_processes_share_batch_statistics_where_that_is_wanted(world_size, wanted, converted):
-    TYPES.clear()
-    states(
-        fresh(recipe()), DATA, recipe(sync_batchnorm=wanted), Device(CPU.torch, "fp32", False, Together(0, world_size))
-    )
-    assert (nn.SyncBatchNorm in TYPES, nn.BatchNorm2d in TYPES) == (converted, not converted)
+    types = []
+
+    class Together(Processes):
+        """One of two processes, of which the other computes nothing; it notes the types of the modules."""
+
+        def replicate(self, model: nn.Module) -> nn.Module:
+            types.extend(type(module) for module in model.modules())
+            return model
+
+        all_reduce = average = lambda self, tensors: None
+
+    device = Device(CPU.torch, "fp32", compile=False, processes=Together(0, world_size))
+    states(fresh(recipe()), DATA, recipe(sync_batchnorm=wanted), device)
+    assert (nn.SyncBatchNorm in types, nn.BatchNorm2d in types) == (converted, not converted)
 
 
 @pytest.mark.parametrize(
