@@ -62,10 +62,12 @@ def main(args: Namespace) -> None:
     for seed in sorted(by_seed.keys() - whole.keys()):
         print(f"Seed {seed} lacks {', '.join(params.runs.keys() - by_seed[seed].keys())}, and is left out.")
     write_csv(SEEDS, pd.DataFrame([row_of(found[run]) for found in whole.values() for run in params.runs]))
-    report(f"{len(whole)} of {len(planned)} seeds" + (f"; missing, for `make seeds`: {missing}" if missing else ""))
+    report()
+    count = f"{len(whole)} seeds; study.seeds in {PARAMS} is {len(planned)}"
+    print(f"{SEEDS}: {count}" + (f"; missing, for `make seeds`: {missing}" if missing else ""))
 
 
-def report(count: str) -> None:
+def report() -> None:
     """Print accuracies and verdicts as the report will have them."""
     info = read_info()
     results = read_results(info, read_split("test", info), Path.read_bytes)
@@ -73,7 +75,6 @@ def report(count: str) -> None:
     for pair in results.pairs:
         said = answer(pair, results.parameters["study.margin"], len(results.pairs))
         print(f"{said['verdict']}. {said['facts'][0]}")
-    print(f"{SEEDS}: {count}")
 
 
 def read_trainings() -> tuple[list[Training], list[Training]]:

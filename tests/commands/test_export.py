@@ -1,38 +1,38 @@
+import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from stages.common.dataset import Counts, DatasetInfo
-from stages.common.params import load_params
-from stages.training.models import build_model
+from stages.commands import export
 from stages.training.weights import Card, load_model, to_bytes
-from tests.pipeline import DEFAULTS
+from tests.training.toys import dataset, fresh, recipe
 
 
-def test_the_exported_program_gives_the_models_probabilities(tmp_path, monkeypatch, stage, request):
+def test_the_exported_program_gives_the_models_probabilities_and_the_card_is_json_beside_it(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    recipe = load_params(DEFAULTS).recipe("cnn", "cnn", "train.weight_decay")
-    info = DatasetInfo(
-        name="pets | more",
-        source="images",
-        sha256="0" * 64,
-        classes=["cat", "dog`"],
-        image_size=16,
-        counts=Counts(train=4, test=2),
-        mean=[0.4, 0.5, 0.6],
-        std=[0.2, 0.25, 0.3],
-    )
-    model = build_model(recipe.settings, classes=2, seed=1)
-    Path("cnn.safetensors").write_bytes(to_bytes(Card(recipe=recipe, data=info), model.state_dict()))
-    done = stage("stages.commands.export", "cnn.safetensors", "--to", "cat-or-dog.pt2")
-    assert done.returncode == 0, done.stderr
+    classes = ["<script>alert(1)</script>", "dog` | \n# x", "ship", "\u202egnp"]
+    data = dataset().info.model_copy(update={"classes": classes})
+    Path("models").mkdir()
+    card = Card(recipe=recipe(), data=data, history=[{"epoch": 1, "test_accuracy": 0.5}])
+    Path("models/cnn.safetensors").write_bytes(to_bytes(card, fresh(recipe()).state_dict()))
+    export.main(Namespace(model=Path("models/cnn.safetensors"), to=None))
+    assert [path.name for path in Path("models").iterdir()] == ["cnn.safetensors"]  # what the pipeline reads
+    assert sorted(path.name for path in Path("exported").iterdir()) == ["cnn.pt2", "cnn.pt2.json"]
+    assert capsys.readouterr().out == "exported/cnn.pt2, and its card beside it: Simple CNN, 390,404 parameters\n"
 
-    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-    program = torch.export.load("cat-or-dog.pt2").module()
-    exported = program(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
-    expected = load_model("cnn.safetensors").probabilities(images)
-    np.testing.assert_allclose(exported.detach().numpy(), expected, atol=1e-6)
-    card = Path("cat-or-dog.md").read_text()
-    assert "float32 N×3×16×16" in card
-    assert "| weight_decay | `0.0005` |" in card
+    program = torch.export.load("exported/cnn.pt2").module()
+    for count in (1, 5):
+        images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        exported = program(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+        expected = load_model("models/cnn.safetensors").probabilities(images)
+        np.testing.assert_allclose(exported.detach().numpy(), expected, atol=1e-6)
+
+    written = json.loads(Path("exported/cnn.pt2.json").read_text())
+    assert written["data"]["classes"] == classes
+    assert written["recipe"]["train"]["weight_decay"] == 5e-4
+    assert written["images"].startswith("float32 N×3×8×8, RGB in [0, 1]")
+    assert written["parameters"] == 390_404
