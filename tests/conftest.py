@@ -4,8 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,30 +27,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("cuda")])
         items[:] = [item for item in items if not item.get_closest_marker("cuda")]
-
-
-@pytest.fixture
-def tried(record_property: Callable[[str, object], None]) -> Iterator[Callable[[str, str], None]]:
-    """Count a try of some kind by how it ended, for the table after the tests."""
-    counts: Counter[tuple[str, str]] = Counter()
-
-    def count(kind: str, outcome: str) -> None:
-        counts[kind, outcome] += 1
-
-    yield count
-    record_property("tried", [[*tries, number] for tries, number in counts.items()])
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    counts: Counter[tuple[str, str]] = Counter()
-    for report in [report for of_outcome in terminalreporter.stats.values() for report in of_outcome]:
-        if getattr(report, "when", None) == "teardown":
-            for kind, outcome, number in dict(report.user_properties).get("tried", []):
-                counts[kind, outcome] += number
-    if counts:
-        terminalreporter.section("generated tries, and how they ended")
-    for (kind, outcome), number in sorted(counts.items()):
-        terminalreporter.line(f"{kind:<50} {outcome:<20} {number:>6,}")
 
 
 @pytest.fixture(scope="session")
@@ -112,8 +87,9 @@ def prepare() -> Callable[..., None]:
             std=[0.29, 0.29, 0.29],
         )
         write_dataset(info, {"train": noise(train), "test": noise(test)})
-        small = {"train__batch_size": 16, "train__learning_rate": 0.01, "data__source": "images", "data__path": "images"}
-        write_params(Path.cwd(), **small | {"cnn__epochs": 2, "resnet__epochs": 2, "data__image_size": size} | changes)
+        small = {"train__batch_size": 16, "train__learning_rate": 0.01, "cnn__epochs": 2, "resnet__epochs": 2}
+        small |= {"data__source": "images", "data__path": "images", "data__image_size": size}
+        write_params(Path.cwd(), **small | changes)
 
     return write
 

@@ -46,7 +46,9 @@ def another_model(clone: Clone) -> list[str]:
     (program,) = re.findall(r'```python\n("""stages/models/mobilenet.py.*?)```', page, re.DOTALL)
     (clone.folder / "stages/models/mobilenet.py").write_text(program)
     clone.replace("params.yaml", "ablation:\n", "mobilenet: {epochs: 1}\n\nablation:\n")
-    clone.replace("params.yaml", "runs:\n", "runs:\n  mobilenet: {model: mobilenet, weight_decay: train.weight_decay}\n")
+    clone.replace(
+        "params.yaml", "runs:\n", "runs:\n  mobilenet: {model: mobilenet, weight_decay: train.weight_decay}\n"
+    )
     return clone.repro()
 
 
@@ -107,7 +109,9 @@ def test_another_run_shows_up_everywhere(changed, change, run):
     assert {row["run"] for row in charts["Training accuracy"]["data"]["values"]} == {*RUNS, run}
     assert re.search(rf"\b{run}\b", clone.read("report/report.md"))
     assert re.search(rf"\b{run}\b", clone.read("report/index.html"))
-    predicted = clone.run("python", "-m", "stages.commands.predict", "--examples", "1", "--model", f"models/{run}.safetensors")
+    predicted = clone.run(
+        "python", "-m", "stages.commands.predict", "--examples", "1", "--model", f"models/{run}.safetensors"
+    )
     assert predicted
 
 

@@ -131,9 +131,7 @@ def test_a_confusion_matrix_counts_the_images_of_each_class_in_its_row(finished,
     spec = charts[f"plots/predictions/{run}.csv"]
     assert spec["spec"]["encoding"]["x"]["title"] == "taken for"
     assert spec["spec"]["encoding"]["y"]["title"] == "class"
-    cells = {
-        (mark["class"], mark["taken for"], mark["of the class"]) for mark in marks(spec) if "of the class" in mark
-    }
+    cells = {(mark["class"], mark["taken for"], mark["of the class"]) for mark in marks(spec) if "of the class" in mark}
     expected = {(row.actual, row.predicted, rounded(row.share)) for row in counts.itertuples()}
     assert {(row, column, rounded(share)) for row, column, share in cells} == expected
 

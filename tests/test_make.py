@@ -128,7 +128,8 @@ def noted(tmp_path) -> Path:
     tools = tmp_path / "tools/bin"
     tools.mkdir(parents=True)
     for name, says in (("dvc", ""), ("python", "case $* in *--missing*) echo 43,44;; esac")):
-        (tools / name).write_text(f'#!/bin/sh\necho "{name} $* threads=$OMP_NUM_THREADS" >> {tmp_path}/calls.txt\n{says}\n')
+        notes = f'echo "{name} $* threads=$OMP_NUM_THREADS" >> {tmp_path}/calls.txt'
+        (tools / name).write_text(f"#!/bin/sh\n{notes}\n{says}\n")
         (tools / name).chmod(0o755)
     folder = tmp_path / "project"
     (folder / ".dvc").mkdir(parents=True)
