@@ -67,12 +67,6 @@ def test_frozen_parameters_stay_as_they_were_unused_ones_need_no_gradient_and_th
     assert all(tensors[f"model.{name}"].equal(p) for name, p in network.named_parameters())
 
 
-def test_a_compiled_forward_pass_takes_the_place_of_its_own():
-    step, seen = stepping(recipe(), fresh(recipe())), []
-    step(ROWS[:32], forward=lambda rows: (seen.append(rows), step.forward(rows))[1])
-    assert seen[0].equal(ROWS[:32])
-
-
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_a_step_leaves_no_tensor_on_the_host_and_waits_for_none(monkeypatch, name):
     """Torch's `meta` device stands for a GPU: tensors without values, of which none can be read or meet one of the CPU.

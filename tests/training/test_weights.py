@@ -1,5 +1,3 @@
-import json
-import random
 import sys
 from types import ModuleType
 
@@ -117,19 +115,6 @@ def test_a_model_of_ones_own_is_read_with_its_own_settings_and_may_have_unsaved_
     torch.testing.assert_close(torch.from_numpy(found.probabilities(DATA.held_out.images)), expected, atol=1e-6, rtol=0)
 
 
-def test_any_flipped_bit_is_found_or_means_nothing():
-    draw, header = random.Random(1), 8 + int.from_bytes(CONTENT[:8], "little")
-    for bit in [draw.randrange(8 * size) for size in (len(CONTENT), header) for _ in range(100)]:
-        damaged = bytearray(CONTENT)
-        damaged[bit // 8] ^= 1 << bit % 8
-        try:
-            card, tensors = checkpoint.from_bytes(bytes(damaged))
-        except ValueError:
-            continue
-        assert card == json.loads(CARD.model_dump_json()), f"bit {bit}"
-        torch.testing.assert_close(tensors, dict(trained().state_dict()), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -154,8 +139,5 @@ def test_a_file_that_is_no_model_of_ours_is_named_in_one_line(tmp_path, content,
         load_model(tmp_path / "x.safetensors")
     assert reason in str(error.value)
     assert (str(error.value).isprintable(), len(str(error.value)) < 1000) == (True, True)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"x\.safetensors: no such file; make it with `dvc repro`$"):
-        load_model(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"y\.safetensors: no such file; make it with `dvc repro`$"):
+        load_model(tmp_path / "y.safetensors")
