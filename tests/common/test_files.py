@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -35,14 +36,9 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 def test_an_error_while_writing_leaves_the_old_file_whole(tmp_path, error):
     (tmp_path / "x").write_text("old")
-
-    def write() -> None:
-        with replacing(tmp_path / "x") as file:
-            file.write(b"half of the n")
-            raise error
-
-    with pytest.raises(error):
-        write()
+    with pytest.raises(error), replacing(tmp_path / "x") as file:  # noqa: PT012
+        file.write(b"half of the n")
+        raise error
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
@@ -182,11 +178,8 @@ def test_where_the_file_system_has_no_locks_a_line_says_so_and_the_work_goes_on(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    if number == errno.EIO:
-        with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock", lambda: None):
-            pass
-        return
-    with locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it")):
+    refused = pytest.raises(OSError, match="Input/output") if number == errno.EIO else nullcontext()
+    with refused, locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it")):
         assert capsys.readouterr().out.endswith(
             "lock: no locks on this file system; start nothing twice in this folder\n"
         )

@@ -75,14 +75,13 @@ def plain_training(
         for split in (data.train, data.held_out)
     )
     for epoch in range(1, 5):
-        draws, rate, loss_sum, right = draw_epoch(5, epoch, 70, 8, augmented(2, True, cutout)), 0.0, 0.0, 0
+        draws, loss_sum, right = draw_epoch(5, epoch, 70, 8, augmented(2, True, cutout)), 0.0, 0
         network.train()
         for order in torch.arange(70).split(16):
             batch = []
             for i in order:
-                image = vision.crop(
-                    vision.pad(images[draws.index[i]], [2]), int(draws.top[i]), int(draws.left[i]), 8, 8
-                )
+                image, top, left = vision.pad(images[draws.index[i]], [2]), int(draws.top[i]), int(draws.left[i])
+                image = vision.crop(image, top, left, 8, 8)
                 image = prepared(vision.hflip(image) if draws.flip[i] else image)
                 batch.append(cut_out(image, int(draws.hole_y[i]), int(draws.hole_x[i])) if cutout else image)
             optimizer.zero_grad()

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +27,7 @@ def augmented(crop_padding: int = 2, flip: bool = True, cutout: int = 0) -> Augm
     return Augment(crop_padding=crop_padding, flip=flip, cutout=cutout)
 
 
-def recipe(
-    model: str = "cnn", epochs: int = 2, seed: int = 1, augment: Augment | None = None, **changes: Any
-) -> Recipe:
+def recipe(model: str = "cnn", epochs: int = 2, seed: int = 1, augment: Augment | None = None, **changes) -> Recipe:
     """A recipe of a small model, with these changes of `train`."""
     settings = {"epochs": epochs} | ({"base_channels": 16, "blocks": [1, 1, 1, 1]} if model == "resnet" else {})
     train = Train(**TRAIN | changes)
