@@ -3,7 +3,6 @@
 python -m stages.commands.export models/resnet.safetensors
 """
 
-import io
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from stages.common import cli
 from stages.common.errors import printable
-from stages.common.files import write_bytes, write_json
+from stages.common.files import replacing, write_json
 from stages.training.weights import Classifier, load_model
 
 EXPORTED = Path("exported")  # not models/, which the stages read
@@ -37,14 +36,10 @@ def main(args: Namespace) -> None:
     to = args.to or EXPORTED / args.model.with_suffix(".pt2").name
     classifier = load_model(args.model)
     size = classifier.card.data.image_size
-    program = torch.export.export(
-        Program(classifier).eval(),
-        (torch.zeros(2, 3, size, size),),
-        dynamic_shapes={"images": {0: torch.export.Dim("N", max=4096)}},
-    )
-    content = io.BytesIO()
-    torch.export.save(program, content)
-    write_bytes(to, content.getvalue())
+    images, shapes = torch.zeros(2, 3, size, size), {"images": {0: torch.export.Dim("N", max=4096)}}
+    program = torch.export.export(Program(classifier).eval(), (images,), dynamic_shapes=shapes)
+    with replacing(to) as file:
+        torch.export.save(program, file)
     write_json(Path(f"{to}.json"), model_card(classifier, to.name))
     print(
         f"{printable(to)}, and its card beside it: {classifier.card.recipe.title}, {classifier.parameters:,} parameters"

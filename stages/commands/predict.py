@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from stages.common import cli
-from stages.common.dataset import DatasetInfo, Split, read_info, read_split
+from stages.common.dataset import DatasetInfo, read_info, read_split
 from stages.common.errors import UserError, printable
 from stages.training.weights import load_model
 
@@ -23,27 +23,20 @@ def main(args: Namespace) -> None:
     if not args.images and args.examples is None:
         raise UserError("name image files to classify, or choose N test images by --examples N")
     classifier, status = load_model(args.model), 0
-    if args.examples is not None:
-        classes, test = classifier.classes, examples(classifier.card.data, args.examples)
-        for pixels, label, name in zip(*test, strict=True):
-            likeliest = line(classifier.classify(Image.fromarray(pixels)))
-            print(f"test image {printable(name)}, {printable(classes[label])}: {likeliest}", flush=True)
-    for path in args.images:
+    chosen = {} if args.examples is None else examples(classifier.card.data, args.examples)
+    for name, image in [*chosen.items(), *((path, path) for path in args.images)]:
         try:
-            print(f"{printable(path)}: {line(classifier.classify(path))}", flush=True)
+            likeliest = list(classifier.classify(image).items())[:TOP]
+            answer = ", ".join(f"{printable(of_class)} {share:.1%}" for of_class, share in likeliest)
+            print(f"{printable(name)}: {answer}", flush=True)
         except UserError as error:
             print(f"predict: {error}", file=sys.stderr, flush=True)
             status = 1
     sys.exit(status)
 
 
-def line(probabilities: dict[str, float]) -> str:
-    """Write the likeliest classes."""
-    return ", ".join(f"{printable(name)} {share:.1%}" for name, share in list(probabilities.items())[:TOP])
-
-
-def examples(trained: DatasetInfo, count: int) -> Split:
-    """Return so many test images, evenly spread over data/.
+def examples(trained: DatasetInfo, count: int) -> dict[str, Image.Image]:
+    """Return so many test images, evenly spread over data/, by their names and classes.
 
     Raises:
         UserError: data/ holds other classes or sizes than the model was trained on, or fewer test images.
@@ -53,8 +46,10 @@ def examples(trained: DatasetInfo, count: int) -> Split:
         raise UserError("--examples: data/ holds other classes or sizes than this model was trained on")
     if not 1 <= count <= info.counts.test:
         raise UserError(f"--examples {count}: choose from 1 to {info.counts.test:,}, the number of test images")
+    test = read_split("test", info)
     chosen = np.linspace(0, info.counts.test - 1, count).astype(int)
-    return Split(*(array[chosen] for array in read_split("test", info)))
+    names = (f"test image {test.names[i]}, {info.classes[test.labels[i]]}" for i in chosen)
+    return dict(zip(names, map(Image.fromarray, test.images[chosen]), strict=True))
 
 
 def parser() -> ArgumentParser:

@@ -8,6 +8,7 @@ import base64
 import json
 import subprocess
 import sys
+import textwrap
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,9 @@ def main(args: Namespace) -> None:
         print(missing)
         return
     for seed in sorted(by_seed.keys() - whole.keys()):
-        print(f"Seed {seed} lacks {', '.join(params.runs.keys() - by_seed[seed].keys())}, and is left out.")
+        print(
+            f"Seed {seed} lacks {', '.join(run for run in params.runs if run not in by_seed[seed])}, and is left out."
+        )
     write_csv(SEEDS, pd.DataFrame([row_of(found[run]) for found in whole.values() for run in params.runs]))
     report()
     count = f"{len(whole)} seeds; study.seeds in {PARAMS} is {len(planned)}"
@@ -74,7 +77,7 @@ def report() -> None:
     print(results.seed_accuracies.map(percent).to_string())
     for pair in results.pairs:
         said = answer(pair, results.parameters["study.margin"], len(results.pairs))
-        print(f"{said['verdict']}. {said['facts'][0]}")
+        print(textwrap.fill(f"{said['verdict']}. {said['facts'][0]}", 80))
 
 
 def read_trainings() -> tuple[list[Training], list[Training]]:

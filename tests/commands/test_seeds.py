@@ -68,7 +68,7 @@ def test_a_study_of_real_experiments(study):
     assert said[0] == "Seed 46 lacks resnet_ablation, and is left out."
     assert said[1].split() == RUNS
     assert said[2].split() == ["43", *(f"{share:.2%}" for share in table.accuracy[:3])]
-    assert f"interval {low} to {high}, p = {compared.p:.2g}" in said[5]
+    assert f"interval {low} to {high}, p = {compared.p:.2g}" in " ".join(said)
     assert said[-1] == "plots/seeds.csv: 3 seeds; study.seeds in params.yaml is 5; missing, for `make seeds`: 46,47"
 
 
