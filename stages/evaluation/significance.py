@@ -37,7 +37,6 @@ class RecipeComparison(Difference):
 
     shares: dict[str, float]  # of the difference's variance: images, seeds, rest; their sum is 1
     sd: float  # standard deviation of the difference over seeds
-    least: float  # the difference that four of five studies would find on so many images, had they endless seeds
     error: float  # standard error of the difference
     seeds: int
     images: int
@@ -135,17 +134,9 @@ def compare_recipes(first: np.ndarray, second: np.ndarray) -> RecipeComparison:
     error = float(np.sqrt(variances.sum()))
     shares = dict(zip(("images", "seeds", "rest"), (variances / error**2).tolist(), strict=True))
     half = _quantile(SIGNIFICANT, shares["images"], seeds, images) * error
-    return RecipeComparison(
-        difference=difference,
-        interval=(max(difference - half, -1.0), min(difference + half, 1.0)),
-        p=_p_value(abs(difference) / error, shares["images"], seeds, images),
-        shares=shares,
-        sd=float(by_seed.std(ddof=1)),
-        least=float((Z + stats.norm.ppf(POWER)) * np.sqrt(variances[0])),
-        error=error,
-        seeds=seeds,
-        images=images,
-    )
+    interval = max(difference - half, -1.0), min(difference + half, 1.0)
+    p, sd = _p_value(abs(difference) / error, shares["images"], seeds, images), float(by_seed.std(ddof=1))
+    return RecipeComparison(difference, interval, p, shares, sd, error, seeds, images)
 
 
 def _quantile(p: float, share: float, seeds: int, images: int) -> float:
@@ -182,7 +173,7 @@ def seeds_needed(compared: RecipeComparison, difference: float) -> tuple[int, in
     """Find with how many seeds, 3 to 10,000, four of five studies on these very images would find a difference.
 
     By the power of the paired t test (Cohen 1988); a standard deviation is at least the step of one image. More seeds
-    do not lessen the part of the images: on new ones, none finds less than `RecipeComparison.least`.
+    do not lessen the part that images have in the variance.
 
     Returns:
         That number and its 95 % range, from the chi-square interval of the standard deviation over seeds.
