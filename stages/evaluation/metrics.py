@@ -89,7 +89,7 @@ def expected_error(confidence: np.ndarray) -> float:
     """Calibration error that chance alone gives a model whose every confidence (float N) is its chance to be right.
 
     Bröcker and Smith (2007, *Increasing the reliability of reliability diagrams*) draw such models. This is the mean:
-    a bin has as many images right as independent draws, whose distributions multiply as polynomials.
+    in a bin the number of right images is a sum of independent draws, whose distributions multiply as polynomials.
     """
     bins, distance = np.digitize(confidence, EDGES[1:-1], right=True), 0.0
     for held in np.unique(bins):

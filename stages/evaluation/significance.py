@@ -154,15 +154,14 @@ def _p_value(statistic: float, share: float, seeds: int, images: int) -> float:
     return float(np.exp(lowest if excess(lowest) < 0 else brentq(excess, lowest, 0)))
 
 
-def verdict_of(difference: float, p: float, p_equal: float = 1.0, seeds: int = ENOUGH_SEEDS) -> Verdict:
+def verdict_of(difference: float, p: float, p_equal: float) -> Verdict:
     """Judge whether the first is better than the second, by p values that are adjusted for all questions asked.
 
     Args:
         p: of the test that there is no difference.
         p_equal: of the test that the difference is the margin or more; within it, any difference counts as equal.
-        seeds: of a study; fewer than three decide nothing.
     """
-    if seeds < ENOUGH_SEEDS or min(p, p_equal) >= SIGNIFICANT:
+    if min(p, p_equal) >= SIGNIFICANT:
         return "undecided"
     if p_equal < SIGNIFICANT:
         return "equal"

@@ -1,12 +1,15 @@
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from stages.evaluation.metrics import Evaluation, TestResult, compare, confusion, suspects, top_2_accuracy
+from stages.evaluation import metrics
+from stages.evaluation.metrics import TestResult, compare, suspects
 
 CLASSES = ["cat", "dog", "frog"]
 RECIPE = {"run": "r", "seed": 7, "train": {"keep": "best", "learning_rate": 0.1}, "augment": {"cutout": None}}
@@ -37,14 +40,18 @@ def tested() -> TestResult:
 
 def test_the_figures_of_a_run_are_those_of_other_libraries(tested):
     summary = tested.summary(RECIPE, "Simple CNN", 391_946, history())
-    probabilities = np.exp(tested.log_probabilities)
+    logs, probabilities = tested.log_probabilities, np.exp(tested.log_probabilities)
     right = int((probabilities.argmax(1) == tested.true).sum())
     assert (summary.recipe, summary.title, summary.parameters) == (RECIPE, "Simple CNN", 391_946)
     assert summary.accuracy == right / 400
     assert summary.interval == pytest.approx(proportion_confint(right, 400, method="wilson"))
     assert summary.top2 == (probabilities.argmin(1) != tested.true).mean()
     assert summary.loss == pytest.approx(log_loss(tested.true, probabilities))
-    assert summary.temperature == pytest.approx(2, rel=0.15)
+    best = summary.temperature
+    assert best == pytest.approx(2, rel=0.15)
+    colder, found, hotter = (log_loss(tested.true, softmax(logs / (best * factor), 1)) for factor in (0.99, 1, 1.01))
+    assert found < min(colder, hotter)
+    assert best == pytest.approx(metrics.best_temperature(tested.true, logs + 3))
 
 
 def test_calibration_in_the_figures_of_a_run_by_hand():
@@ -53,7 +60,7 @@ def test_calibration_in_the_figures_of_a_run_by_hand():
     assert summary.ece == pytest.approx(0.15)
     chances = [8 * 0.9**7 * 0.1, 0.9**8]  # of 7 and 8; the mean distance is twice that above the mean
     assert summary.ece_expected == pytest.approx(2 * chances[1] * 0.8 / 8)
-    assert summary.temperature == pytest.approx(2)
+    assert (summary.temperature, summary.top2) == (pytest.approx(2), 1)
 
 
 @pytest.mark.parametrize("prefix", ["test", "validation"])
@@ -76,19 +83,41 @@ def test_scores_by_class_by_hand_with_a_class_never_predicted():
     table = result([0, 0, 0, 1, 1, 2], [one, one, two, two, one, three]).by_class()
     assert list(table) == ["run", "class", "images", "precision", "recall", "f1"]
     assert table[["run", "class", "images"]].to_numpy().tolist() == [["r", "cat", 3], ["r", "dog", 2], ["r", "frog", 1]]
-    assert table.precision.tolist() == pytest.approx([2 / 3, 1 / 3, 0])
-    assert table.recall.tolist() == pytest.approx([2 / 3, 1 / 2, 0])
-    assert table.f1.tolist() == pytest.approx([2 / 3, 0.4, 0])
+    scores = np.array([[2 / 3, 2 / 3, 2 / 3], [1 / 3, 1 / 2, 0.4], [0, 0, 0]])
+    assert table[["precision", "recall", "f1"]].to_numpy() == pytest.approx(scores)
 
 
-def test_top_2_and_the_confusion_matrix_by_hand():
-    scores = np.log([[0.7, 0.2, 0.1], [0.25, 0.5, 0.24], [0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
-    assert top_2_accuracy(np.array([0, 1, 2, 1]), scores) == 0.75
-    assert top_2_accuracy(np.array([0, 1]), scores[[3, 3]]) == 0.5  # a class without an image
-    assert top_2_accuracy(np.array([0, 1]), scores[:2, :2]) == 1  # two classes
-    table = confusion(pd.Series(["cat", "cat", "dog"]), pd.Series(["dog", "dog", "dog"]), CLASSES)
-    assert table.to_numpy().tolist() == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]  # true classes are rows
+def test_rows_of_the_confusion_matrix_are_true_classes():
+    table = metrics.confusion(pd.Series(["cat", "cat", "dog"]), pd.Series(["dog", "dog", "dog"]), CLASSES)
+    assert table.to_numpy().tolist() == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]
     assert list(table.index) == list(table.columns) == CLASSES
+
+
+def test_confidences_fall_into_fifteen_bins_closed_above():
+    confidence = np.array([1 / 15, 2 / 15, 0.14, 0.55, 0.6, 1.0])
+    bins = metrics.calibration(np.array([False, True, True, False, True, True]), confidence)
+    assert list(bins) == ["lower", "upper", "images", "confidence", "accuracy"]
+    assert (15 * bins[["lower", "upper"]].T).to_numpy() == pytest.approx(np.array([[0, 1, 2, 8, 14], [1, 2, 3, 9, 15]]))
+    assert (bins.images.tolist(), bins.accuracy.tolist()) == ([1, 1, 1, 2, 1], [0, 1, 1, 0.5, 1])
+    assert bins.confidence.tolist() == pytest.approx([1 / 15, 2 / 15, 0.14, 0.575, 1])
+    assert metrics.calibration_error(bins) == pytest.approx((1 / 15 + 13 / 15 + 0.86 + 2 * 0.075) / 6)
+
+
+def test_the_expected_error_is_the_mean_over_all_outcomes():
+    """All 2^9 outcomes, each with its chance; bins of 1, 3 and 5 images."""
+    confidence, mean = np.array([0.5, 0.81, 0.82, 0.86, 0.94, 0.97, 0.95, 0.99, 1.0]), 0.0
+    for right in product([False, True], repeat=9):
+        chance = np.where(right, confidence, 1 - confidence).prod()
+        mean += chance * metrics.calibration_error(metrics.calibration(np.array(right), confidence))
+    assert metrics.expected_error(confidence) == pytest.approx(mean, rel=1e-12)
+
+
+@pytest.mark.parametrize(("temperature", "found"), [(49, 49), (51, None), (1 / 49, 1 / 49), (1 / 51, None)])
+def test_temperatures_are_searched_from_a_fiftieth_to_fifty(temperature, found):
+    logits = np.tile([np.log(3) * temperature, 0], (4, 1))
+    assert metrics.best_temperature(np.array([0, 0, 0, 1]), logits) == (found and pytest.approx(found))
+    assert metrics.best_temperature(np.zeros(4, dtype=int), logits) is None  # all right
+    assert metrics.best_temperature(np.ones(4, dtype=int), logits) is None  # all wrong
 
 
 def test_predictions_and_confidences_are_tables():
@@ -112,8 +141,7 @@ def test_pairs_are_compared_and_adjusted_together():
     ps = [mcnemar(counts, exact=False, correction=False).pvalue for counts in ([[0, 9], [2, 0]], [[0, 0], [1, 0]])]
     assert table.p.tolist() == pytest.approx(ps)
     assert table.adjusted_p.tolist() == pytest.approx([2 * ps[0], ps[1]])
-    assert table.runs.tolist() == [["a", "b"], ["c", "a"]]
-    assert table.only_right.tolist() == [[9, 2], [0, 1]]
+    assert table[["runs", "only_right"]].to_numpy().tolist() == [[["a", "b"], [9, 2]], [["c", "a"], [0, 1]]]
     assert table.difference.tolist() == pytest.approx([0.35, -0.05])
     assert found["wide"].interval[0] > 0 > found["deep"].interval[0]
     assert compare(results, {}) == {}
@@ -123,8 +151,8 @@ def test_an_evaluation_is_read_back_as_it_was(tested):
     runs = {"r": tested.summary(RECIPE, "", 1, history())}
     pairs = compare({"r": tested, "s": tested}, {"pair": ["r", "s"]})
     rest = {"data": "0" * 64, "parameters": {"data.path": None, "seed": 7}, "files": {"plots/a.csv": "1"}}
-    written = Evaluation(runs=runs, comparisons=pairs, **rest)
-    assert Evaluation.model_validate_json(written.model_dump_json()) == written
+    written = metrics.Evaluation(runs=runs, comparisons=pairs, **rest)
+    assert metrics.Evaluation.model_validate_json(written.model_dump_json()) == written
 
 
 def test_suspects_are_at_most_fifty_images_that_all_runs_take_for_the_same_other_class():
