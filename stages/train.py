@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
+import numpy as np
 import pandas as pd
 
 from stages.common import cli
@@ -18,7 +19,7 @@ from stages.common.files import HISTORY, MODELS, TIMING, locked, sha256, write_b
 from stages.common.inputs import Inputs
 from stages.common.params import load_params
 from stages.training.checkpoint import FOLDER, Checkpoint, State, is_stored
-from stages.training.device import Device, choose_device, memory_errors
+from stages.training.device import Device, choose_device
 from stages.training.distributed import Processes, check_processes, joined_processes
 from stages.training.loop import train
 from stages.training.progress import Progress
@@ -54,6 +55,26 @@ def the_only_training(run: str, processes: Processes) -> Iterator[None]:
 
     with locked(FOLDER / f"{run}.lock", refuse) if processes.rank == 0 else nullcontext():
         yield
+
+
+@contextmanager
+def memory_errors(recipe: Recipe, device: Device, images: np.ndarray) -> Iterator[None]:
+    """Turn torch's error of too little memory into a UserError.
+
+    Args:
+        images: the training images, uint8 N×H×W×3, of which a padded copy is kept on the device.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+            raise
+        size, padded = images.shape[1], images.shape[1] + 2 * recipe.augment.crop_padding
+        raise UserError(
+            f"{device.name} ran out of memory at train.batch_size = {recipe.train.batch_size} with {recipe.title}, "
+            f"beside {images.nbytes * (padded / size) ** 2 / 2**20:,.0f} MiB of padded training images; make the "
+            "batch, the images or the model smaller, or stop other programs"
+        ) from error
 
 
 def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: Device) -> State:

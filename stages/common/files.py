@@ -72,14 +72,14 @@ def read_bytes(path: Path, advice: str = "make it with `dvc repro`") -> bytes:
     """Return the content of a file.
 
     Raises:
-        UserError: there is no such file, with this advice; or it cannot be read.
+        UserError: there is no such file, or a device or pipe, with this advice; or it cannot be read.
     """
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{printable(path)}: no such file; {advice}") from error
+        if path.is_file():
+            return path.read_bytes()
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the name
         raise UserError(f"{printable(path)}: cannot be read: {getattr(error, 'strerror', error)}") from error
+    raise UserError(f"{printable(path)}: no such file; {advice}")
 
 
 def write_json(path: Path, content: Record | dict) -> None:

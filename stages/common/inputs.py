@@ -57,5 +57,5 @@ class Inputs(Generic[Settings]):
         if names:
             raise UserError(
                 f"changed while this stage ran: {listed(sorted(names))}. Nothing was written, since DVC would credit "
-                "it to the changed inputs; restore them for these results, or keep them for new ones, and run this again"
+                "it to what changed; restore that for these results, or keep it for new ones, and run this again"
             )

@@ -110,17 +110,17 @@ class Params(Section):
     @model_validator(mode="after")
     def names_exist(self) -> "Params":
         """Raise a ValueError for a section, a model, a parameter or a run that is named and not there."""
-        models = {path.stem for path in MODELS.glob("*.py")}
+        models = sorted(path.stem for path in MODELS.glob("*.py"))
         if unknown := [name for name in self.models if name not in models]:
-            known = ", ".join([*type(self).model_fields, *sorted(models)])
+            known = ", ".join([*type(self).model_fields, *models])
             raise ValueError(f"{printable(unknown[0], 80)} is unknown; known here: {known}")
         for name, run in self.runs.items():
-            if run.model not in self.models:
-                there = f"there is {', '.join(self.models)}"
-                raise ValueError(f"runs.{name}.model = {shown(run.model)} has no section of its own; {there}")
-            if run.weight_decay not in self.weight_decays:
-                there = f"there is {', '.join(self.weight_decays)}"
-                raise ValueError(f"runs.{name}.weight_decay = {shown(run.weight_decay)} is no weight decay; {there}")
+            for key, named, there in (
+                ("model", run.model, self.models),
+                ("weight_decay", run.weight_decay, self.weight_decays),
+            ):
+                if named not in there:
+                    raise ValueError(f"runs.{name}.{key} = {shown(named)} is not there; there is {', '.join(there)}")
         for name, pair in self.compare.items():
             if pair[0] == pair[1] or not {*pair} <= self.runs.keys():
                 raise ValueError(f"compare.{name} = {shown(pair)}: must name two runs of {', '.join(self.runs)}")
@@ -128,14 +128,13 @@ class Params(Section):
 
     @model_validator(mode="after")
     def patches_are_part_of_the_image(self) -> "Params":
-        size, padding, cutout = self.data.image_size, self.augment.crop_padding, self.augment.cutout
-        if padding > size // 2:
-            raise ValueError(
-                f"augment.crop_padding = {padding} is more than half of data.image_size = {size}: crops could be "
-                "mostly black; lower it"
-            )
-        if cutout > size:
-            raise ValueError(f"augment.cutout = {cutout} is more than data.image_size = {size}; lower it")
+        size, largest = (
+            self.data.image_size,
+            {"crop_padding": self.data.image_size // 2, "cutout": self.data.image_size},
+        )
+        for name, most in largest.items():
+            if (value := getattr(self.augment, name)) > most:
+                raise ValueError(f"augment.{name} = {value}: must be at most {most} where data.image_size is {size}")
         return self
 
     @property

@@ -1,6 +1,5 @@
 """The device and the way to compute on it, decided in one place: precision, memory format, compilation, determinism."""
 
-import contextlib
 import ctypes
 import importlib
 import os
@@ -8,12 +7,11 @@ import platform
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +19,6 @@ from stages.common.errors import UserError, printable
 from stages.common.params import Train
 from stages.training.cuda_graph import GraphedFunction
 from stages.training.distributed import Processes
-from stages.training.recipe import Recipe
 
 # GPU trainings on this many images are compiled: 200 epochs of CIFAR-10. An estimate, not measured: compiling takes 25
 # to 40 s, and saves about 0.1 s an epoch. On a CPU no model gains by it (docs/performance.md).
@@ -92,11 +89,9 @@ class Device:
     @property
     def name(self) -> str:
         """Number and kind of the devices, for display."""
-        if self.torch.type == "cuda":
-            name = torch.cuda.get_device_name(self.torch)
-        else:
-            threads = torch.get_num_threads()
-            name = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        threads = torch.get_num_threads()
+        cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+        name = torch.cuda.get_device_name(self.torch) if self.torch.type == "cuda" else cpu
         return name if self.processes.world_size == 1 else f"{self.processes.world_size} × {name}"
 
     @property
@@ -110,17 +105,12 @@ class Device:
     @property
     def kind(self) -> str:
         """What must be equal to resume a training, since other kernels give other bytes."""
-        on_gpu = self.torch.type == "cuda"
-        device = torch.cuda.get_device_name(self.torch) if on_gpu else f"CPU, {self.instructions}"
-        libraries = f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_gpu else ""
-        return f"{device}, {self._how}, PyTorch {torch.__version__}{libraries}"
-
-    @property
-    def _how(self) -> str:
-        return f"{self.precision}, {'compiled' if self.compile else 'not compiled'}"
+        name = torch.cuda.get_device_name(self.torch) if self.torch.type == "cuda" else "CPU"
+        versions = torch.__version__, torch.version.cuda, torch.backends.cudnn.version()
+        return ", ".join(map(str, (name, self.instructions, self.precision, self.compile, *versions)))
 
     def __str__(self) -> str:
-        return f"{self.name}, {self._how}"
+        return f"{self.name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
 
 
 def choose_device(train: Train, images: int, processes: Processes = ALONE) -> Device:
@@ -147,26 +137,6 @@ def choose_device(train: Train, images: int, processes: Processes = ALONE) -> De
     return device
 
 
-@contextlib.contextmanager
-def memory_errors(recipe: Recipe, device: Device, images: np.ndarray) -> Iterator[None]:
-    """Turn torch's error of too little memory into a UserError.
-
-    Args:
-        images: the training images, uint8 N×H×W×3, of which a padded copy is kept on the device.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
-            raise
-        size, padded = images.shape[1], images.shape[1] + 2 * recipe.augment.crop_padding
-        raise UserError(
-            f"{device.name} ran out of memory at train.batch_size = {recipe.train.batch_size} with {recipe.title}, "
-            f"beside {images.nbytes * (padded / size) ** 2 / 2**20:,.0f} MiB of padded training images; make the "
-            "batch, the images or the model smaller, or stop other programs"
-        ) from error
-
-
 def exact_device() -> Device:
     """Return the first GPU or the CPU in fp32: for predictions, not for speed."""
     configure("fp32")
@@ -181,7 +151,23 @@ def _precision(wanted: str, on_gpu: bool) -> str:
         raise UserError("train.precision = 'tf32': this machine has no GPU; use auto or fp32")
     if wanted == "bf16" and on_gpu and not has_bf16:
         raise UserError(f"train.precision = 'bf16': {torch.cuda.get_device_name()} lacks it; use auto, tf32 or fp32")
+    if wanted == "bf16" and not on_gpu and not _survives_bf16():
+        raise UserError("train.precision = 'bf16': a process that uses it dies on this CPU; use auto or fp32")
     return wanted
+
+
+def _survives_bf16() -> bool:
+    """Try bf16 in a child: a virtual machine may announce instructions that it lacks, whose use ends a process."""
+    if (child := os.fork()) == 0:
+        try:
+            torch.set_num_threads(1)  # those of the parent are not the child's
+            x, weight = torch.ones(2, 16, 8, 8).to(memory_format=torch.channels_last), torch.ones(16, 16, 3, 3)
+            with torch.autocast("cpu", torch.bfloat16):
+                nn.functional.conv2d(x, weight.requires_grad_()).sum().backward()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def _lacking_compiler(on_gpu: bool) -> str | None:

@@ -74,14 +74,8 @@ def _recipe(params: Params, run: str) -> Recipe:
     except ValidationError as error:
         raise UserError(f"{PARAMS}: section {model}: {explain(error, model_file(model).Settings)}") from error
     try:
-        return Recipe(
-            run=run,
-            model=model,
-            seed=params.seed,
-            settings=params.models[model],  # type: ignore[arg-type] # validated as the model's settings
-            train=train,
-            augment=params.augment,
-        )
+        values = {"run": run, "model": model, "seed": params.seed, "settings": params.models[model]}
+        return Recipe.model_validate(values | {"train": train, "augment": params.augment})
     except ValidationError as error:
         raise UserError(f"{PARAMS}: {explain(error)}") from error
 
