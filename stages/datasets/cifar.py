@@ -5,7 +5,6 @@ Their files are pickles, so nothing is unpickled but the very bytes whose sha256
 
 import io
 import pickle
-import re
 import socket
 import sys
 import tarfile
@@ -16,12 +15,10 @@ import numpy as np
 
 from stages.common.dataset import Split
 from stages.common.errors import UserError, printable
-from stages.common.files import locked, sha256
+from stages.common.files import locked, read_bytes, sha256
 from stages.datasets.source import Source, check_memory, resized
 
 TIMEOUT = 30  # seconds without an answer or a byte
-
-
 ADDRESS = "https://www.cs.toronto.edu/~kriz/"
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 SHA256 = {
@@ -40,43 +37,35 @@ def read(kind: str, path: Path | None, image_size: int) -> Source:
     Raises:
         UserError: the archive cannot be downloaded, or is another file.
     """
+    check_memory(60_000, image_size)
     batches = _unpickled(_verified(kind, path))
     fine = "fine_" if kind == "cifar100" else ""
-    check_memory(sum(len(batch.get("data", ())) for batch in batches.values()), image_size)
 
-    def split(names: tuple[str, str]) -> Split:
-        parts = [batch for name, batch in sorted(batches.items()) if name.startswith(names)]
-        planes = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
+    def split(*prefixes: str) -> Split:
+        parts = [batch for name, batch in sorted(batches.items()) if name.startswith(prefixes)]
+        images = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.concatenate([part[f"{fine}labels"] for part in parts]).astype(np.int64)
-        images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))  # N×H×W×3
-        return Split(resized(images, image_size), labels, np.arange(len(labels)).astype(str))
+        return Split(resized(np.ascontiguousarray(images), image_size), labels, np.arange(len(labels)).astype(str))
 
-    (meta,) = (batch for batch in batches.values() if f"{fine}label_names" in batch)
-    classes = list(meta[f"{fine}label_names"])
-    return Source(TITLES[kind], SHA256[kind], classes, split(("data_batch", "train")), split(("test_batch", "test")))
+    (classes,) = (batch[f"{fine}label_names"] for name, batch in batches.items() if name.endswith("meta"))
+    return Source(TITLES[kind], SHA256[kind], classes, split("data_batch", "train"), split("test"))
 
 
 def _unpickled(archive: bytes) -> dict[str, dict]:
     """Return the content of each pickle in an archive whose sha256 has been verified, by the name of its file."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        found = {member.name.rpartition("/")[2]: member for member in tar}
-        names = [
-            name for name in found if re.fullmatch(r"data_batch_\d|test_batch|batches\.meta|train|test|meta", name)
-        ]
-        return {name: pickle.load(tar.extractfile(found[name]), encoding="latin1") for name in names}  # type: ignore
+        files = {member.name.rpartition("/")[2]: tar.extractfile(member) for member in tar}
+        wanted = [name for name in files if "batch" in name or name in ("train", "test", "meta")]
+        return {name: pickle.load(files[name], encoding="latin1") for name in wanted}  # type: ignore
 
 
 def _verified(kind: str, path: Path | None) -> bytes:
     """Return the content of the archive: of `path`, or of the user's cache, where it is downloaded if it is missing."""
     address = f"{ADDRESS}{TITLES[kind].lower()}-python.tar.gz"
     archive = path or _downloaded(address, SHA256[kind])
-    if not archive.is_file():
-        raise UserError(f"data.path: {printable(archive)}: no such file; it must be a copy of {address}")
-    content = archive.read_bytes()
+    content = read_bytes(archive, f"data.path must be a copy of {address}")
     if sha256(content) != SHA256[kind]:
-        raise UserError(
-            f"{printable(archive)}: damaged, or another file than {address} (the sha256 differs): delete it"
-        )
+        raise UserError(f"{printable(archive)}: damaged, or not {address} (the sha256 differs): delete it")
     return content
 
 
@@ -87,13 +76,11 @@ def _downloaded(address: str, digest: str) -> Path:
     archive = Path(get_dir(), address.rpartition("/")[2])
     what = f"{address} to {printable(archive)}"
     with locked(archive.with_suffix(".lock"), lambda: print(f"waiting for another download of {what}", flush=True)):
-        if archive.exists():
-            return archive
-        print(f"downloading {what}", flush=True)
-        socket.setdefaulttimeout(TIMEOUT)
-        try:  # under another name first, which is removed unless the sha256 is right
-            download_url_to_file(address, str(archive), hash_prefix=digest, progress=sys.stderr.isatty())
-        except (OSError, HTTPException, RuntimeError) as error:
-            ways_out = "without network, set data.path to a copy, or data.source to images or digits (make demo)"
-            raise UserError(f"cannot download {what}: {printable(error)}; {ways_out}") from error
+        if not archive.exists():
+            print(f"downloading {what}", flush=True)
+            socket.setdefaulttimeout(TIMEOUT)
+            try:  # under another name first, which is removed unless the sha256 is right
+                download_url_to_file(address, str(archive), hash_prefix=digest, progress=sys.stderr.isatty())
+            except (OSError, HTTPException, RuntimeError) as error:
+                raise UserError(f"cannot download {what}: {printable(error)}; set data.path to a copy") from error
     return archive

@@ -22,7 +22,7 @@ def read(image_size: int) -> Source:
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
     check_memory(len(labels), image_size)
-    pixels = np.repeat(resized(grey, image_size)[..., None], 3, axis=3)  # N×H×W×3
+    pixels = resized(np.repeat(grey[..., None], 3, axis=3), image_size)  # N×H×W×3
     halves = train_test_split(np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=0)
     train, test = (Split(pixels[half], labels[half], half.astype(str)) for half in halves)
     digest = hashlib.sha256(grey.tobytes() + labels.tobytes()).hexdigest()

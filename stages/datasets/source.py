@@ -1,13 +1,10 @@
 """A data set as every source returns it, and what the sources share: memory, resizing, dividing, describing."""
 
 import hashlib
-import os
-import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from stages.common.dataset import Counts, DatasetInfo, Split
@@ -36,12 +33,11 @@ def describe(source: Source, data: Data) -> tuple[DatasetInfo, dict[str, Split]]
     splits = {"train": source.train, "test": source.test}
     if data.validation:
         aside = drawn(np.array(source.classes)[source.train.labels], source.train.names, data.validation)
-        for name, chosen in (("train", ~aside), ("validation", aside)):
-            splits[name] = Split(*(array[chosen] for array in source.train))
+        splits["train"] = Split(*(array[~aside] for array in source.train))
+        splits["validation"] = Split(*(array[aside] for array in source.train))
     mean, std = channel_statistics(splits["train"].images)
     if 0 in std:
-        colour = ("red", "green", "blue")[std.index(0)]
-        raise UserError(f"{source.name}: {colour} is the same in every pixel of every training image")
+        raise UserError(f"{source.name}: a colour is the same in every pixel of every training image")
     info = DatasetInfo(
         name=source.name,
         source=data.source,
@@ -57,7 +53,7 @@ def describe(source: Source, data: Data) -> tuple[DatasetInfo, dict[str, Split]]
     return info, splits
 
 
-def drawn(labels: np.ndarray, names: Iterable[str], share: float) -> np.ndarray:
+def drawn(labels: np.ndarray, names: np.ndarray, share: float) -> np.ndarray:
     """Draw a share of the images of each class, at least one and not all: bool N.
 
     The draw follows from the names alone, by their digests, so it is the same one whatever the seed.
@@ -88,36 +84,25 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     for start in range(0, len(images), BLOCK):
         for channel in range(3):
             counts[channel] += np.bincount(images[start : start + BLOCK, ..., channel].ravel(), minlength=256)
-    levels = np.arange(256) / 255
-    mean, std = [], []
-    for share in counts / counts.sum(1, keepdims=True):
-        average = share @ levels
-        mean.append(round(float(average), 4))
-        std.append(round(float(np.sqrt(share @ (levels - average) ** 2)), 4))
-    return mean, std
+    shares, levels = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
+    mean = shares @ levels
+    std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1))
+    return [round(value, 4) for value in mean.tolist()], [round(value, 4) for value in std.tolist()]
 
 
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize N×H×W or N×H×W×3 uint8 images to size×size (bicubic) where they have another size."""
+    """Resize N×H×W×3 uint8 images to size×size (bicubic) where they have another size."""
     if pixels.shape[1:3] == (size, size):
         return pixels
-    images = np.empty((len(pixels), size, size, *pixels.shape[3:]), np.uint8)
-    for image, given in zip(images, pixels, strict=True):
-        image[:] = Image.fromarray(given).resize((size, size), Image.Resampling.BICUBIC)
+    images = np.empty((len(pixels), size, size, 3), np.uint8)
+    for i, given in enumerate(pixels):
+        images[i] = np.asarray(Image.fromarray(given).resize((size, size), Image.Resampling.BICUBIC))
     return images
 
 
 def check_memory(count: int, size: int) -> None:
-    """Raise a UserError if `count` images of size×size RGB pixels cannot fit into the memory that is free."""
-    needed, free = (amount / 2**30 for amount in (count * size**2 * 3, _free_memory()))
-    if needed > free:
-        asked = f"{count:,} images of {size}×{size} pixels need {needed:,.1f} GiB of memory"
-        raise UserError(f"{asked}, {free:,.1f} GiB are free; set data.image_size to less, or use fewer images")
-
-
-def _free_memory() -> int:
-    """Return the bytes that the system can hand out without swapping; on macOS, all that it has."""
-    try:
-        return int(re.findall(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024
-    except (OSError, IndexError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Raise a UserError if `count` images of size×size RGB pixels do not fit into the memory that is free."""
+    free = psutil.virtual_memory().available
+    if (needed := count * size**2 * 3) > free:
+        memory = f"{needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
+        raise UserError(f"{count:,} images of {size}×{size} pixels need {memory}; set data.image_size to less")

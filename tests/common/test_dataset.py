@@ -1,4 +1,3 @@
-import random
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ INFO = DatasetInfo(
     mean=[0.5] * 3,
     std=[0.3] * 3,
 )
-TRAIN = Path("data/train.npz")
 
 
 def split(count: int) -> Split:
@@ -29,7 +27,7 @@ def split(count: int) -> Split:
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    TRAIN.parent.mkdir()
+    Path("data").mkdir()
 
 
 def contents() -> dict[str, bytes]:
@@ -47,7 +45,6 @@ def test_a_data_set_comes_back_as_it_was_written_with_the_same_bytes_each_time()
     splits = {"train": split(7), "test": split(5), "validation": split(3)}
     write_dataset(info, splits)
     first = contents()
-    assert sorted(first) == ["dataset.json", "test.npz", "train.npz", "validation.npz"]
     write_dataset(info, splits)
     assert contents() == first
     assert read_info() == info
@@ -70,47 +67,31 @@ def test_what_is_parsed_is_what_was_read():
     assert asked == ["data/dataset.json", "data/test.npz"]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04 cut off", b"\x93NUMPY"])
-def test_a_split_that_is_missing_or_foreign_is_named(content):
-    if content is not None:
-        TRAIN.write_bytes(content)
-    with pytest.raises(UserError, match=r"data/train\.npz: .*make it with `dvc repro"):
-        read_split("train", INFO)
-
-
-GOOD = split(7)._asdict()
-IMAGES, LABELS, NAMES = GOOD.values()
-OTHER = [
-    *({"images": images} for images in (IMAGES[..., :1], IMAGES[:, :5], IMAGES[:6], IMAGES.astype(float))),
-    *({"labels": labels} for labels in (LABELS[:6], LABELS[:, None], LABELS.astype(float))),
-    *({"names": names} for names in (NAMES[:6], LABELS)),
-]
-
-
-@pytest.mark.parametrize("arrays", OTHER)
-def test_arrays_that_are_not_the_described_ones_are_refused(arrays):
-    np.savez(TRAIN, **GOOD | arrays)
-    with pytest.raises(UserError, match=r"train\.npz: not what dataset\.json describes"):
-        read_split("train", INFO)
-
-
-def test_no_flipped_bit_changes_an_array_unseen():
+def test_a_split_that_is_missing_damaged_or_foreign_is_named():
     write_dataset(INFO, {"train": split(7), "test": split(5)})
-    content, draw = TRAIN.read_bytes(), random.Random(1)
-    for _ in range(300):
-        damaged, bit = bytearray(content), draw.randrange(8 * len(content))
-        damaged[bit // 8] ^= 1 << bit % 8
-        TRAIN.write_bytes(damaged)
-        try:
-            assert_same(read_split("train", INFO), split(7))  # a bit that means nothing, such as a date
-        except UserError as error:
-            assert str(error).startswith("data/train.npz: ")
+    good = Path("data/train.npz").read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    for content in (
+        None,
+        b"",
+        b"no archive",
+        b"PK\x03\x04 cut off",
+        b"\x93NUMPY",
+        bytes(flipped),
+        contents()["test.npz"],
+    ):
+        Path("data/train.npz").unlink()
+        if content is not None:
+            Path("data/train.npz").write_bytes(content)
+        with pytest.raises(UserError, match=r"data/train\.npz: .*`dvc repro"):
+            read_split("train", INFO)
+        Path("data/train.npz").touch()
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"name": "toys"}'])
-def test_a_description_that_is_missing_or_foreign_is_named(content):
-    if content is not None:
-        Path("data/dataset.json").write_text(content)
+@pytest.mark.parametrize("content", ["", "[]", '{"name": "toys"}'])
+def test_a_description_that_is_foreign_is_named(content):
+    Path("data/dataset.json").write_text(content)
     with pytest.raises(UserError, match=r"data/dataset\.json: .*`dvc repro`"):
         read_info()
 

@@ -16,10 +16,3 @@ def test_half_of_each_digit_is_the_test_set_and_every_image_is_in_one_half():
     np.testing.assert_array_equal(labels, target[names.astype(int)])
     grey = np.round(data * 255 / 16).reshape(-1, 8, 8, 1)[names.astype(int)]
     np.testing.assert_array_equal(images, np.repeat(grey, 3, axis=3))
-
-
-def test_the_same_halves_each_time_and_the_size_asked_for():
-    first, second = digits.read(16), digits.read(16)
-    assert first.sha256 == second.sha256
-    assert np.array_equal(first.test.images, second.test.images)
-    assert first.train.images.shape[1:] == (16, 16, 3)

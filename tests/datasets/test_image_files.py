@@ -2,6 +2,7 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def plain(tmp_path) -> Source:
 
 
 def test_a_folder_is_read_in_the_order_of_names(plain):
-    assert (plain.name, plain.classes) == ("plain", ["cat", "dög fish"])
+    assert (plain.name, plain.classes, plain.test_share) == ("plain", ["cat", "dög fish"], None)
     assert plain.train.labels.tolist() == plain.test.labels.tolist() == [0, 0, 1, 1]
     assert (plain.train.images.dtype, plain.train.labels.dtype) == (np.uint8, np.int64)
     assert plain.test.names.tolist() == ["cat/10.png", "cat/2.png", "dög fish/10.png", "dög fish/2.png"]
@@ -47,17 +48,17 @@ def test_a_folder_is_read_in_the_order_of_names(plain):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "tar.bz2"])
-@pytest.mark.parametrize("files", [contents(), unsplit(9)], ids=["split", "unsplit"])
-@pytest.mark.parametrize("enclosing", ["", "./", "toys-v2/"])
+@pytest.mark.parametrize(("files", "enclosing"), [(contents(), "toys-v2/"), (unsplit(9), "./"), (unsplit(5), "toys/")])
 def test_a_folder_and_its_archives_in_any_order_give_the_same_data_set(tmp_path, kind, files, enclosing):
     folder = read(write(tmp_path, "folder", files, "plain"), 8, 0.2)
     backwards = {f"{enclosing}{name}": content for name, content in reversed(files.items())}
     assert_same(write(tmp_path, kind, backwards), folder)
 
 
-@pytest.mark.parametrize(("images", "share", "tested"), [(10, 0.2, 2), (10, 0.5, 5), (9, 0.01, 1), (3, 0.99, 2)])
+@pytest.mark.parametrize(("images", "share", "tested"), [(10, 0.2, 2), (9, 0.01, 1), (3, 0.99, 2)])
 def test_images_without_a_split_are_divided_class_by_class(tmp_path, images, share, tested):
     source = read(write(tmp_path, "folder", unsplit(images)), 8, share)
+    assert source.test_share == share
     assert np.bincount(source.test.labels).tolist() == [tested, tested]
     assert sorted([*source.train.names, *source.test.names]) == sorted(unsplit(images))
     for split in (source.train, source.test):
@@ -73,23 +74,27 @@ def test_other_contents_other_names_and_another_division_have_another_digest(tmp
     assert len({read(write(tmp_path, "zip", files), 8, share).sha256 for files, share in cases}) == 5
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation", "Validation", "testing"])
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "testing"])
 def test_other_names_of_a_split_are_taken_for_it_with_a_note(tmp_path, plain, capsys, name):
     path = write(tmp_path, "zip", {file.replace("test/", f"{name}/"): c for file, c in contents().items()})
     assert_same(path, plain)
     assert capsys.readouterr().out == f"note: {path}: {name}/ is taken for test/\n"
 
 
-SILENT = [".DS_Store", "train/cat/._2.png", "train/cat/Thumbs.db", "test/desktop.ini", "train/cat/1.png~", "~$a.doc"]
-SILENT += ["__MACOSX/train/cat/._1.png", "train/cat/#2.png#", "test/Icon\r"]
-FOLDERS = [".net/1.png", "train/.net/1.png", "train/.net/2.png", "a~/1.png", "lost+found/1.png"]
+SILENT = [".DS_Store", "train/cat/Thumbs.db", "test/desktop.ini", "train/cat/1.png~", "__MACOSX/train/cat/._1.png"]
+FOLDERS = [".net/1.png", "train/.net/1.png", "train/.net/2.png", "a~/1.png"]
 BESIDE = ["valid/cat/1.png", "README.txt", "labels.csv"]  # as in the downloads of Roboflow, Kaggle and fast.ai
+OUTSIDE = ["../../x.png", "/train/cat/x.png", "train/cat/../../../x.png"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
 @pytest.mark.parametrize(
-    ("names", "said"),
-    [(SILENT, ""), (FOLDERS, ".net; a~; lost+found; train/.net"), (BESIDE, "README.txt; labels.csv; valid")],
+    ("kind", "names", "said"),
+    [
+        *((kind, SILENT, "") for kind in ("folder", "tar")),
+        *((kind, FOLDERS, ".net; a~; train/.net") for kind in ("folder", "zip")),
+        *((kind, BESIDE, "README.txt; labels.csv; valid") for kind in ("folder", "tar")),
+        *((kind, OUTSIDE, "..; /; train/cat/..") for kind in ("tar", "zip")),
+    ],
 )
 def test_what_is_passed_over_is_named_but_for_leftovers(tmp_path, plain, capsys, kind, names, said):
     path = write(tmp_path, kind, contents() | dict.fromkeys(names, b"x"))
@@ -102,26 +107,22 @@ def test_a_zip_may_come_from_windows(tmp_path, plain):
     assert_same(write(tmp_path, "zip", {"toys\\": b"", "toys\\test\\": b""} | files), plain)
 
 
-@pytest.mark.parametrize("kind", ["tar", "zip"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_of_members_of_one_name_the_last_one_counts(tmp_path, plain, kind):
-    path = write(tmp_path, kind, contents() | {FILES[1]: b"no image"})
-    if kind == "tar":
-        with tarfile.open(path, "a") as tar:
-            tar.add(tmp_path / "plain" / FILES[1], FILES[1])
-    else:
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(FILES[1], contents()[FILES[1]])
-    assert_same(path, plain)
+def test_of_members_of_one_name_the_last_one_counts(tmp_path, plain):
+    for kind in ("tar", "zip"):
+        path = write(tmp_path, kind, contents() | {FILES[1]: b"no image"})
+        with tarfile.open(path, "a") if kind == "tar" else zipfile.ZipFile(path, "a") as archive:
+            (archive.add if kind == "tar" else archive.write)(tmp_path / "plain" / FILES[1], FILES[1])
+        assert_same(path, plain)
 
 
 def test_a_class_name_is_the_same_composed_and_decomposed(tmp_path):
     composed, decomposed = "caf\u00e9", "cafe\u0301"  # as Linux and as a Mac's copy have it
     files = {name.replace("dög fish", composed): content for name, content in contents().items()}
     mixed = {name.replace(composed, decomposed) if "test" in name else name: c for name, c in files.items()}
-    assert_same(write(tmp_path, "zip", mixed), read(write(tmp_path, "folder", mixed), 8, 0.2))
+    assert_same(write(tmp_path, "zip", mixed), read(write(tmp_path, "folder", files), 8, 0.2))
     both = files | {f"train/{decomposed}/2.png": encoded(picture(9))}
-    assert f"train/{decomposed}/2.png: in it twice" in refusal(write(tmp_path, "tar", both))
+    assert f"there twice or no plain file: train/{decomposed}/2.png" in refusal(write(tmp_path, "tar", both))
 
 
 def test_links_are_followed_in_a_folder_and_broken_ones_and_pipes_are_named(tmp_path, plain):
@@ -132,102 +133,94 @@ def test_links_are_followed_in_a_folder_and_broken_ones_and_pipes_are_named(tmp_
     assert_same(folder, plain)
     (folder / "test/cat/link.png").symlink_to("nowhere")
     os.mkfifo(folder / "test/cat/pipe.png")
-    assert "test/cat/link.png: no plain file; test/cat/pipe.png: no plain file" in refusal(folder)
+    assert "no plain file: test/cat/link.png; test/cat/pipe.png; it must be" in refusal(folder)
 
 
-@pytest.mark.parametrize("kind", ["tar", "zip"])
-@pytest.mark.parametrize("name", ["../../x.png", "/train/cat/x.png", "train/cat/../../../x.png", "../train/cat/x.png"])
-def test_a_member_that_leads_out_of_an_archive_is_passed_over_with_a_note(tmp_path, plain, capsys, kind, name):
-    path = write(tmp_path, kind, contents() | {name: b"x"})
-    assert_same(path, plain)
-    assert f"{path}: not read: " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("link", ["/etc/passwd", FILES[0], ""])
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_a_link_or_a_device_in_a_tar_is_refused_by_name(tmp_path, kind, link):
-    path = write(tmp_path, "tar", contents(), "toys", member("train/cat/x.png", kind=kind, link=link))
-    assert "train/cat/x.png: no plain file" in refusal(path)
+def test_a_link_or_a_device_in_a_tar_is_refused_by_name(tmp_path, kind):
+    path = write(tmp_path, "tar", contents(), "toys", member("train/cat/x.png", kind=kind, link="/etc/passwd"))
+    assert "no plain file: train/cat/x.png" in refusal(path)
 
 
 SHOWN = [
     "a b",
     "train",
     "Æble 狗",
-    'say "x", <b>',
+    'say "x", b>',
     "-x",
     "می\u200cروم",
-    "ක්\u200dරී",
     "👨\u200d👩\u200d👧",
     "🫩",
     "犬\u3000猫",
+    "x" * 100,
 ]
 
 
-@pytest.mark.parametrize("name", [*SHOWN, "x" * 100])
+@pytest.mark.parametrize("name", SHOWN)
 def test_any_name_that_can_be_shown_is_a_class(tmp_path, name):
     files = {file.replace("cat", name): content for file, content in unsplit(3).items()}
     for kind in ("folder", "tar", "zip"):
         assert read(write(tmp_path, kind, files), 8, 0.2).classes == sorted([name, "dog"])
 
 
+def test_no_name_opens_an_element_of_html(tmp_path):
+    files = {name.replace("cat", "<!--<script>").replace("10", "<b>"): c for name, c in contents().items()}
+    source = read(write(tmp_path, "tar", files), 8, 0.2)
+    assert source.classes == ["dög fish", "‹!--‹script>"]
+    assert source.test.names[2:].tolist() == ["‹!--‹script>/2.png", "‹!--‹script>/‹b>.png"]
+
+
 @pytest.mark.parametrize("name", ["\udcff", "two\nlines", "\x1b[2J", "a\u202etac", "\u2067x", "\x85", "a\u2028b"])
 def test_a_class_whose_name_would_garble_a_line_is_shown_in_escapes_and_once(tmp_path, name):
     files = {file.replace("cat", name): content for file, content in contents().items()}
-    message = refusal(write(tmp_path, "folder", files))
-    assert f"names of classes that cannot be printed: {name!a}; rename" in message
+    assert f"class {name!a} has a name that cannot be printed" in refusal(write(tmp_path, "folder", files))
 
 
-@pytest.mark.parametrize("twin", ["cat ", "cat\u3000", "ca\u200bt", "c\ufeffat", "ｃａｔ"])
+@pytest.mark.parametrize("twin", ["cat ", "ca\u200bt", "ｃａｔ"])
 def test_classes_that_look_alike_are_refused(tmp_path, twin):
     files = unsplit(3) | {f"{twin}/{n}.png": encoded(picture(n)) for n in range(3)}
     first, second = sorted(["cat", twin])
     assert f"classes {first!a} and {second!a} look alike" in refusal(write(tmp_path, "folder", files))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "tgz", "TAR.GZ", "txz"])
-@pytest.mark.parametrize("name", ["2024.05.photos", "v1.2-photos", "Fotos für Köln"])
-def test_a_name_with_dots_is_kept(tmp_path, kind, name):
+@pytest.mark.parametrize("kind", [*KINDS, "tgz", "TAR.GZ"])
+def test_a_name_with_dots_is_kept(tmp_path, kind):
+    name = "2024.05.photos für Köln"
     made = write(tmp_path, kind if kind in KINDS else "tar.gz", unsplit(3), name)
     assert read(made.rename(tmp_path / (name if kind == "folder" else f"{name}.{kind}")), 8, 0.2).name == name
 
 
 GOOD = encoded(picture(1))
 WRONG = [  # what is taken away, what is added, and what is said
-    ("-", {"train/cat/notes.txt": b"no image"}, "train/cat/notes.txt: not an image"),
     ("-", {"train/cat/1.HEIC": b"\0\0\0\x18ftypheic"}, "1.HEIC: not an image that can be read: convert it"),
-    ("-", {"train/cat/deep/1.png": b""}, "train/cat/deep/1.png: out of place"),
-    ("-", {"train/1.png": b""}, "train/1.png: out of place"),
-    ("-", {"train/bird/1.png": GOOD}, "classes that test/ lacks: bird"),
-    ("-", {"test/bird/1.png": GOOD}, "classes that train/ lacks: bird"),
-    ("test/", {}, "no test/<class>/ in it, but train/; it must hold"),
-    ("test/", {"test/1.png": b""}, "no test/<class>/ in it"),
-    ("train/", {}, "no train/<class>/ in it, but test/; it must hold"),
-    ("train/", {"a/x/1.png": b"", "b/x/1.png": b""}, "no train/<class>/ in it, but a/; b/; test/; it must hold"),
+    ("-", {"train/cat/deep/1.png": b""}, "no plain file: train/cat/deep/1.png; it must be a folder"),
+    ("-", {"train/1.png": b""}, "no plain file: train/1.png; it must be a folder"),
+    ("-", {"train/bird/1.png": GOOD}, "classes in one of train/ and test/ alone: bird"),
+    ("test/", {"test/1.png": b""}, "only train/ of train/ and test/ in it"),
+    ("train/", {"a/x/1.png": b"", "b/x/1.png": b""}, "only test/ of train/ and test/ in it; it must be a folder"),
     ("/cat/", {}, "one class, dög fish"),
-    ("t", {"1.png": b"", "2.png": b""}, "no images in folders of classes; it must hold"),
-    ("t", {"x.parquet": b"PAR1"}, "no images in folders of classes; it must hold"),
-    ("t", {"a/x/1.png": b"", "b/2.png": b""}, "a/x/1.png: out of place"),
+    ("t", {"1.png": b"", "2.png": b""}, "no images in folders of classes; it must be a folder"),
+    ("t", {"README.md": b"", "data/train-0.parquet": b"PAR1"}, "no images in folders of classes; it must be"),
+    ("t", {"a/x/1.png": b"", "b/2.png": b""}, "no plain file: a/x/1.png"),
     ("t", {"a/1.png": GOOD, "b/1.png": b"", "b/2.png": b""}, "class a has one image"),
-    ("-", {f"train/cat/{n}.gif": b"" for n in range(9)}, "train/cat/4.gif: not an image that can be read: convert it"),
     ("-", {f"train/cat/{n}.gif": b"" for n in range(9)}, "remove it; and 4 more"),
 ]
 
 
 @pytest.mark.parametrize(("drop", "add", "named"), WRONG)
-@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
-def test_what_is_wrong_with_the_files_is_named(tmp_path, kind, drop, add, named):
+def test_what_is_wrong_with_the_files_is_named(tmp_path, drop, add, named):
     files = {name: content for name, content in contents().items() if drop not in name} | add
-    assert named in refusal(write(tmp_path, kind, files))
+    for kind in ("folder", "tar", "zip"):
+        assert named in refusal(write(tmp_path, kind, files))
 
 
-@pytest.mark.parametrize("path", ["/", "/dev/zero", "/proc/self", "nowhere"])
+@pytest.mark.parametrize("path", ["/dev/zero", "/proc/self", "nowhere"])
 def test_a_path_that_is_no_data_set_ends(path):
     refusal(Path(path))
 
 
 def test_images_beyond_the_memory_that_is_free_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.datasets.source._free_memory", lambda: 8 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 * 8 * 8 * 3 - 1))
     path = write(tmp_path, "zip", dict.fromkeys(contents(), b"no image"))
     assert "8 images of 8×8 pixels need 0.0 GiB of memory, 0.0 GiB are free" in refusal(path)
 
@@ -235,9 +228,7 @@ def test_images_beyond_the_memory_that_is_free_are_refused_before_they_are_decod
 @pytest.mark.parametrize("content", [b"", b"nothing" * 100, b"7z\xbc\xaf\x27\x1c" + bytes(90), b"PAR1", b"PK\x03\x04x"])
 def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path, content):
     (tmp_path / "toys.7z").write_bytes(content)
-    message = refusal(tmp_path / "toys.7z")
-    assert "toys.7z: no whole .tar, .tar.gz, .tar.xz or .zip (" in message
-    assert "; unpack or export it to {train,test}/<class>/<image file>" in message
+    assert "toys.7z: cannot be read (File is not a zip file); it must be a folder, tar" in refusal(tmp_path / "toys.7z")
 
 
 def test_an_encrypted_zip_is_named(tmp_path):
@@ -247,26 +238,15 @@ def test_an_encrypted_zip_is_named(tmp_path):
     assert "is encrypted, password required" in refusal(path)
 
 
-WHOLE = [
-    *contents().items(),
-    ("README", b"text"),
-    ("../up/x.png", b""),
-    ("/train/cat/1.png", b""),
-    ("train/a/b/c", b""),
-]
-
-
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     kind=st.sampled_from(KINDS[1:]),
-    names=st.permutations(range(len(WHOLE))),
-    dropped=st.integers(0, 4),
     cuts=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=40)), max_size=3),
     end=st.one_of(st.just(1.0), st.floats(0, 1)),
 )
-def test_any_damage_to_an_archive_ends_in_a_data_set_or_in_one_line(tmp_path_factory, kind, names, dropped, cuts, end):
+def test_any_damage_to_an_archive_ends_in_a_data_set_or_in_one_line(tmp_path_factory, kind, cuts, end):
     folder = tmp_path_factory.mktemp("damaged")
-    path = write(folder, kind, dict(WHOLE[i] for i in names[dropped:]))
+    path = write(folder, kind, contents() | {"../up/x.png": b""})
     damaged = bytearray(path.read_bytes())
     for place, noise in cuts:
         start = int(place * len(damaged))

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from stages.common.dataset import DatasetInfo, Split
 from stages.common.errors import UserError
 from stages.common.params import Data
-from stages.datasets.source import Source, channel_statistics, check_memory, describe, drawn, resized
+from stages.datasets.source import Source, channel_statistics, check_memory, describe, drawn
 
 
 def settings(validation: float = 0) -> Data:
@@ -37,7 +36,6 @@ def assert_statistics(info: DatasetInfo, images: np.ndarray) -> None:
 def test_the_description_is_of_both_splits_and_its_statistics_are_numpys_over_the_training_images(toys):
     info, splits = describe(toys, settings())
     assert (info.name, info.source, info.sha256, info.image_size) == ("toys", "images", "ab" * 32, 8)
-    assert info.classes == ["cat", "dog"]
     assert info.counts.model_dump() == {"train": 50, "test": 20, "validation": 0}
     assert splits == {"train": toys.train, "test": toys.test}
     assert_statistics(info, toys.train.images)
@@ -70,45 +68,30 @@ def test_statistics_are_counted_in_little_memory_over_all_blocks():
     assert std == pytest.approx(images.std((0, 1, 2)) / 255, abs=5.1e-5)
 
 
-@pytest.mark.parametrize(("channel", "colour"), [(0, "red"), (1, "green"), (2, "blue")])
-def test_a_channel_of_one_value_cannot_be_normalised(toys, channel, colour):
-    toys.train.images[..., channel] = 7
-    with pytest.raises(UserError, match=f"toys: {colour} is the same in every pixel of every training image"):
+def test_a_channel_of_one_value_cannot_be_normalised(toys):
+    toys.train.images[..., 1] = 7
+    with pytest.raises(UserError, match="toys: a colour is the same in every pixel of every training image"):
         describe(toys, settings())
 
 
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=60), st.floats(0.01, 0.99), st.randoms(use_true_random=False))
 def test_the_share_drawn_is_of_each_class_and_the_same_in_any_order(labels, share, random):
     labels = np.array([0, 0, 1, 1, 2, 2, 3, 3, *labels])
-    names = [f"{label}/{i}" for i, label in enumerate(labels)]
+    names = np.array([f"{label}/{i}" for i, label in enumerate(labels)])
     chosen = drawn(labels, names, share)
     for count, wanted in zip(np.bincount(labels), np.bincount(labels[chosen], minlength=4), strict=True):
         assert abs(wanted - min(max(share * count, 1), count - 1)) <= 0.5
     order = random.sample(range(len(labels)), len(labels))
-    np.testing.assert_array_equal(drawn(labels[order], [names[i] for i in order], share), chosen[order])
-
-
-def test_the_share_is_drawn_from_all_over_a_class():
-    places = np.flatnonzero(drawn(np.zeros(10_000), np.arange(10_000).astype(str), 0.1))
-    assert np.histogram(places, 10, (0, 10_000))[0] == pytest.approx(100, abs=40)  # more than four deviations
+    np.testing.assert_array_equal(drawn(labels[order], names[order], share), chosen[order])
 
 
 def test_a_class_of_one_image_is_named():
     with pytest.raises(UserError, match=r"class dog has one image.* needs two or more"):
-        drawn(np.array(["cat", "cat", "dog"]), ["1", "2", "3"], 0.5)
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 8, 8, 3)])
-def test_images_are_resized_as_pillow_does(shape):
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    expected = [np.asarray(Image.fromarray(image).resize((12, 12), Image.Resampling.BICUBIC)) for image in images]
-    np.testing.assert_array_equal(resized(images, 12), np.stack(expected))
-    assert resized(images, 8) is images
+        drawn(np.array(["cat", "cat", "dog"]), np.array(["1", "2", "3"]), 0.5)
 
 
 def test_what_does_not_fit_into_memory_is_said_with_bytes_needed_and_free():
     check_memory(60_000, 32)
-    with pytest.raises(
-        UserError, match=r"^60,000,000 images of 512×512 pixels need 43,945\.3 GiB of memory, [\d.,]+ GiB"
-    ):
+    needed = r"^60,000,000 images of 512×512 pixels need 43,945\.3 GiB of memory, [\d.,]+ GiB are free"
+    with pytest.raises(UserError, match=needed):
         check_memory(60_000_000, 512)
