@@ -115,11 +115,8 @@ class Params(Section):
             known = ", ".join([*type(self).model_fields, *models])
             raise ValueError(f"{printable(unknown[0], 80)} is unknown; known here: {known}")
         for name, run in self.runs.items():
-            for key, named, there in (
-                ("model", run.model, self.models),
-                ("weight_decay", run.weight_decay, self.weight_decays),
-            ):
-                if named not in there:
+            for key, there in (("model", [*self.models]), ("weight_decay", [*self.weight_decays])):
+                if (named := getattr(run, key)) not in there:
                     raise ValueError(f"runs.{name}.{key} = {shown(named)} is not there; there is {', '.join(there)}")
         for name, pair in self.compare.items():
             if pair[0] == pair[1] or not {*pair} <= self.runs.keys():
@@ -128,11 +125,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def patches_are_part_of_the_image(self) -> "Params":
-        size, largest = (
-            self.data.image_size,
-            {"crop_padding": self.data.image_size // 2, "cutout": self.data.image_size},
-        )
-        for name, most in largest.items():
+        size = self.data.image_size
+        for name, most in (("crop_padding", size // 2), ("cutout", size)):
             if (value := getattr(self.augment, name)) > most:
                 raise ValueError(f"augment.{name} = {value}: must be at most {most} where data.image_size is {size}")
         return self

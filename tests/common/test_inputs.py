@@ -75,7 +75,7 @@ def test_a_data_set_is_parsed_from_the_bytes_that_were_hashed(workspace):
 def test_a_file_that_cannot_be_read_is_named(data):
     with pytest.raises(UserError, match=r"^x: no such file; make it with `dvc repro`$"):
         Inputs(lambda: None).read(Path("x"))
-    with pytest.raises(UserError, match=r"^\.: cannot be read: Is a directory$"):
+    with pytest.raises(UserError, match=r"^\.: no such file; "):
         Inputs(lambda: None).read(Path("."))
 
 

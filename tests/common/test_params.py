@@ -98,14 +98,14 @@ REFUSED = [
     ({"compare.model": ["resnet", "cnn", "cnn"]}, "at most 2 items"), ({"launcher": ""}, "at least 1 character"),
     ({"data.source": "images"}, "data.path = None: must name a folder, a tar or a zip of images when data."),
     ({"train.nesterov": True, "train.momentum": 0.0}, "nesterov needs a momentum above 0"),
-    ({"augment.crop_padding": 5}, "augment.crop_padding = 5 is more than half of data.image_size = 8"),
-    ({"augment.cutout": 9}, "augment.cutout = 9 is more than data.image_size = 8; lower it"),
+    ({"augment.crop_padding": 5}, "augment.crop_padding = 5: must be at most 4 where data.image_size is 8"),
+    ({"augment.cutout": 9}, "augment.cutout = 9: must be at most 8 where data.image_size is 8"),
     ({"vit": {"epochs": 1}}, "vit is unknown; known here: seed, data, train, augment, study, ablation, runs, "),
-    ({"runs.cnn.model": "seed"}, "runs.cnn.model = 'seed' has no section of its own; there is cnn, resnet, t"),
-    ({"torchvision": ..., "runs.cnn.model": "torchvision"}, "runs.cnn.model = 'torchvision' has no section of its own"),
-    ({"runs.cnn.weight_decay": "train.momentum"}, "runs.cnn.weight_decay = 'train.momentum' is no weight decay; there "
+    ({"runs.cnn.model": "seed"}, "runs.cnn.model = 'seed' is not there; there is cnn, resnet, t"),
+    ({"torchvision": ..., "runs.cnn.model": "torchvision"}, "runs.cnn.model = 'torchvision' is not there"),
+    ({"runs.cnn.weight_decay": "train.momentum"}, "runs.cnn.weight_decay = 'train.momentum' is not there; there "
      "is train.weight_decay, ablation.weight_decay"),
-    ({"runs.cnn.weight_decay": "ablation.more"}, "is no weight decay"),
+    ({"runs.cnn.weight_decay": "ablation.more"}, "is not there"),
     ({"compare.model": ["resnet", "vit"]}, "compare.model = ['resnet', 'vit']: must name two runs of cnn, resnet, r"),
     ({"compare.model": ["cnn", "cnn"]}, "compare.model = ['cnn', 'cnn']: must name two runs"),
 ]  # fmt: skip

@@ -216,7 +216,7 @@ def test_a_person_and_the_timing_are_told_the_device_and_how_it_computes(gpu, mo
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92000)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     one = Device(CUDA, "bf16", True)
-    assert one.kind == f"Old GPU, bf16, compiled, PyTorch {torch.__version__}, CUDA 13.0, cuDNN 92000"
+    assert one.kind == f"Old GPU, sm_75, bf16, True, {torch.__version__}, 13.0, 92000"
     assert (str(one), one.instructions) == ("Old GPU, bf16, compiled", "sm_75")
     assert Device(CUDA, "fp32", False, Processes(0, 4)).name == "4 × Old GPU"
     assert str(CPU) == "CPU, 3 threads, fp32, not compiled"
