@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stages.common.dataset import DatasetInfo, Split
 from stages.common.errors import UserError
 from stages.common.params import Data
-from stages.datasets.source import Source, channel_statistics, check_memory, describe, drawn
+from stages.datasets.source import Source, channel_statistics, describe, drawn
 
 
 def settings(validation: float = 0) -> Data:
@@ -83,15 +83,3 @@ def test_the_share_drawn_is_of_each_class_and_the_same_in_any_order(labels, shar
         assert abs(wanted - min(max(share * count, 1), count - 1)) <= 0.5
     order = random.sample(range(len(labels)), len(labels))
     np.testing.assert_array_equal(drawn(labels[order], names[order], share), chosen[order])
-
-
-def test_a_class_of_one_image_is_named():
-    with pytest.raises(UserError, match=r"class dog has one image.* needs two or more"):
-        drawn(np.array(["cat", "cat", "dog"]), np.array(["1", "2", "3"]), 0.5)
-
-
-def test_what_does_not_fit_into_memory_is_said_with_bytes_needed_and_free():
-    check_memory(60_000, 32)
-    needed = r"^60,000,000 images of 512×512 pixels need 43,945\.3 GiB of memory, [\d.,]+ GiB are free"
-    with pytest.raises(UserError, match=needed):
-        check_memory(60_000_000, 512)
