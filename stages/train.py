@@ -6,11 +6,10 @@ python -m stages.train resnet
 import json
 import platform
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 
-import numpy as np
 import pandas as pd
+import torch
 
 from stages.common import cli
 from stages.common.dataset import Dataset, read_dataset
@@ -20,7 +19,7 @@ from stages.common.inputs import Inputs
 from stages.common.params import load_params
 from stages.training.checkpoint import FOLDER, Checkpoint, State, is_stored
 from stages.training.device import Device, choose_device
-from stages.training.distributed import Processes, check_processes, joined_processes
+from stages.training.distributed import check_processes, joined_processes
 from stages.training.loop import train
 from stages.training.progress import Progress
 from stages.training.recipe import Recipe, build_model, count_parameters, recipe_of
@@ -34,7 +33,9 @@ def main(args: Namespace) -> None:
         recipe, dataset = inputs.settings, read_dataset(inputs.read)
         check_processes(recipe.train, processes.world_size)
         device = choose_device(recipe.train, recipe.epochs * len(dataset.train.labels), processes)
-        with the_only_training(recipe.run, processes), memory_errors(recipe, device, dataset.train.images):
+        held = f"{recipe.run}: another process trains this run in this folder; wait for it, or stop it"
+        alone = locked(FOLDER / f"{recipe.run}.lock", held) if processes.rank == 0 else nullcontext()
+        with alone:
             state = train_run(recipe, dataset, inputs, device)
             model_file = to_model_file(recipe, dataset, state)
             if processes.differing({"weights": sha256(model_file)}):
@@ -44,37 +45,6 @@ def main(args: Namespace) -> None:
                 write_bytes(MODELS / f"{recipe.run}.safetensors", model_file)
                 write_json(TIMING / f"{recipe.run}.json", timing(state, len(dataset.train.labels), device))
                 write_history(recipe.run, state)
-
-
-@contextmanager
-def the_only_training(run: str, processes: Processes) -> Iterator[None]:
-    """Hold the lock of this run in this folder, in rank 0."""
-
-    def refuse() -> None:
-        raise UserError(f"{run}: another process trains this run in this folder; wait for it, or stop it")
-
-    with locked(FOLDER / f"{run}.lock", refuse) if processes.rank == 0 else nullcontext():
-        yield
-
-
-@contextmanager
-def memory_errors(recipe: Recipe, device: Device, images: np.ndarray) -> Iterator[None]:
-    """Turn torch's error of too little memory into a UserError.
-
-    Args:
-        images: the training images, uint8 N×H×W×3, of which a padded copy is kept on the device.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
-            raise
-        size, padded = images.shape[1], images.shape[1] + 2 * recipe.augment.crop_padding
-        raise UserError(
-            f"{device.name} ran out of memory at train.batch_size = {recipe.train.batch_size} with {recipe.title}, "
-            f"beside {images.nbytes * (padded / size) ** 2 / 2**20:,.0f} MiB of padded training images; make the "
-            "batch, the images or the model smaller, or stop other programs"
-        ) from error
 
 
 def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: Device) -> State:
@@ -132,7 +102,12 @@ def timing(state: State, images: int, device: Device) -> dict[str, object]:
     return {
         "train_seconds": round(state.seconds, 2),  # testing after each epoch and compilation included
         "images_per_second": round(len(state.history) * images / state.training_seconds, 1),  # testing left out
-        **device.description(),
+        "device": device.name,
+        "instruction_set": device.instructions,
+        "threads": torch.get_num_threads(),
+        "precision": device.precision,
+        "compiled": device.compile,
+        "torch": torch.__version__,
         "python": platform.python_version(),
     }
 

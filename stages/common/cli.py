@@ -10,6 +10,8 @@ from pathlib import Path
 
 from stages.common.errors import UserError, printable
 
+NO_MEMORY = ("out of memory", "can't allocate memory")  # in messages of torch
+
 
 def parser(prog: str, doc: str | None) -> ArgumentParser:
     """Return a parser that describes the program by the first line of its module's docstring."""
@@ -19,9 +21,9 @@ def parser(prog: str, doc: str | None) -> ArgumentParser:
 def run(main: Callable[[Namespace], None], parser: ArgumentParser) -> None:
     """Parse the command line and call `main` with it.
 
-    A UserError, and what the operating system refuses (a full disk, a missing permission), end in one line and exit
-    status 1; `--debug` shows the traceback instead. Ctrl-C and SIGTERM raise KeyboardInterrupt in `main`, and end in
-    one line and the shell's status for that signal.
+    A UserError, and what the system refuses (a full disk, a missing permission, too little memory), end in one line
+    and exit status 1; `--debug` shows the traceback instead. Ctrl-C and SIGTERM raise KeyboardInterrupt in `main`, and
+    end in one line and the shell's status for that signal.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream:
@@ -36,8 +38,9 @@ def run(main: Callable[[Namespace], None], parser: ArgumentParser) -> None:
         by = stopped.args[0] if stopped.args else signal.SIGINT
         print(f"{parser.prog}: stopped ({by.name}); run the same command again to go on", file=sys.stderr, flush=True)
         sys.exit(128 + by)
-    except (UserError, OSError, MemoryError) as error:
-        if args.debug:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        bug = isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY)
+        if bug or args.debug:
             raise
         print(f"{parser.prog}: {_line(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
@@ -49,11 +52,11 @@ def _interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(signal.Signals(number))
 
 
-def _line(error: UserError | OSError | MemoryError) -> str:
+def _line(error: UserError | OSError | MemoryError | RuntimeError) -> str:
     if isinstance(error, UserError):
         return printable(error, 2000)
-    if isinstance(error, MemoryError):
-        return f"out of memory ({printable(error)}); use fewer or smaller images, or a larger machine"
+    if isinstance(error, (MemoryError, RuntimeError)):
+        return f"out of memory ({printable(error)}); make the images, the batch or the model smaller"
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename:
         folder = Path(error.filename).parent
         free = shutil.disk_usage(folder).free / 2**20

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
@@ -123,18 +123,24 @@ def parse_csv(content: bytes, path: Path) -> pd.DataFrame:
 
 
 @contextmanager
-def locked(path: Path, held: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, held: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock of this file; it is released when the process ends, however it ends.
 
     Args:
-        held: called if another process holds the lock. It may raise; otherwise this waits.
+        held: what to say if another process holds the lock.
+        wait: print that and wait.
+
+    Raises:
+        UserError: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held()
+        except BlockingIOError as error:
+            if not wait:
+                raise UserError(held) from error
+            print(held, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # a file system without locks, such as some home folders on NFS or Lustre
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):

@@ -39,7 +39,7 @@ def fitted(image: Image.Image, size: int) -> np.ndarray:
     can hold; transparency becomes white.
 
     Raises:
-        ValueError: its pixels have 32 bits, and so no known range.
+        UserError: its pixels have 32 bits, and so no known range.
     """
     rgb = _as_rgb(ImageOps.exif_transpose(image), image.format)
     if rgb.size != (size, size):
@@ -52,7 +52,7 @@ def _as_rgb(image: Image.Image, format: str | None) -> Image.Image:
         # Pillow's own conversion clips instead of scaling
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError(f"32-bit pixels (mode {image.mode}) have no known range; save it with 8 bits a channel")
+        raise UserError(f"32-bit pixels (mode {image.mode}) have no known range; save it with 8 bits a channel")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if format == "BMP" and not rgba.getchannel("A").getbbox():  # whose fourth byte most programs leave unset

@@ -75,7 +75,7 @@ def _downloaded(address: str, digest: str) -> Path:
 
     archive = Path(get_dir(), address.rpartition("/")[2])
     what = f"{address} to {printable(archive)}"
-    with locked(archive.with_suffix(".lock"), lambda: print(f"waiting for another download of {what}", flush=True)):
+    with locked(archive.with_suffix(".lock"), f"waiting for another download of {what}", wait=True):
         if not archive.exists():
             print(f"downloading {what}", flush=True)
             socket.setdefaulttimeout(TIMEOUT)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from stages.common.errors import printable
-from stages.common.files import write_bytes
+from stages.common.files import sha256, write_bytes
 
 FOLDER = Path(".cache/training")  # outside of DVC's outputs, which DVC removes before it starts a stage
 SHARE = 50  # a checkpoint is due when this many times its duration has passed: checkpoints take at most a fiftieth
@@ -40,9 +40,7 @@ class State:
     @property
     def weights(self) -> dict[str, Tensor]:
         """The state_dict to keep."""
-        prefix = "model."
-        last = {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
-        return self.best_weights or last
+        return self.best_weights or _below("model.", self.tensors)
 
     @property
     def held_out(self) -> str:
@@ -53,6 +51,10 @@ class State:
     def best(self) -> dict[str, float]:
         """The first row of the history with the highest accuracy on those images."""
         return max(self.history, key=lambda row: row[f"{self.held_out}_accuracy"])
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 class Checkpoint:
@@ -87,11 +89,8 @@ class Checkpoint:
             return None
         if card["workers"] != self.workers:
             print(f"{self.path}: begun on {card['workers']}, resumed on {self.workers}: like another seed")
-        parts: dict[str, dict[str, Tensor]] = {"step": {}, "best": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        return State(parts["step"], card["history"], parts["best"], card["seconds"], card["training_seconds"])
+        step, best = (_below(prefix, tensors) for prefix in ("step.", "best."))
+        return State(step, card["history"], best, card["seconds"], card["training_seconds"])
 
     def save(self, state: State, finished: bool) -> None:
         """Write the state if a checkpoint is due, that of a finished training always.
@@ -148,6 +147,4 @@ def from_bytes(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _digest(card: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(card).encode())
-    digest.update(safetensors.torch.save(tensors))
-    return digest.hexdigest()
+    return sha256(json.dumps(card).encode() + safetensors.torch.save(tensors))

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +48,14 @@ class Device:
         # Without the cache of cast weights, which a captured CUDA graph would treat as constants
         return torch.autocast(self.torch.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
+    def check_memory(self, needed: float, what: str) -> None:
+        """Raise a UserError if so many bytes are not free, before they are asked for."""
+        on_gpu = self.torch.type == "cuda"
+        free = torch.cuda.mem_get_info(self.torch)[0] if on_gpu else psutil.virtual_memory().available
+        if needed > free:
+            amounts = f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free on {self.name}"
+            raise UserError(f"{what} need {amounts}; use fewer or smaller images, or stop other programs")
+
     def copied(self, tensor: Tensor) -> Tensor:
         """Copy a host tensor to the device without waiting for it."""
         if self.torch.type == "cuda":
@@ -74,17 +83,6 @@ class Device:
         """
         alone = self.processes.world_size == 1
         return GraphedFunction(function, state) if self.torch.type == "cuda" and alone else function
-
-    def description(self) -> dict[str, object]:
-        """Return what metrics/timing/ tells of the device."""
-        return {
-            "device": self.name,
-            "instruction_set": self.instructions,
-            "threads": torch.get_num_threads(),
-            "precision": self.precision,
-            "compiled": self.compile,
-            "torch": torch.__version__,
-        }
 
     @property
     def name(self) -> str:
@@ -197,11 +195,7 @@ def configure(precision: str) -> None:
     torch.backends.cudnn.benchmark = False  # it chooses kernels by timing
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc reuse what is freed. By default it unmaps large tensors, and each step waits for new, zeroed pages."""
+    # glibc reuses what is freed. By default it unmaps large tensors, and each step waits for new, zeroed pages.
     if platform.libc_ver()[0] == "glibc":
         libc, m_trim_threshold, m_mmap_max = ctypes.CDLL(None), -1, -4  # as in malloc.h
         libc.mallopt(m_mmap_max, 0)

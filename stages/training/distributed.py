@@ -58,18 +58,16 @@ class Processes:
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each floating-point tensor with its mean over the processes."""
-        if self.world_size > 1:
-            for tensor in tensors:
-                if tensor.is_floating_point():
-                    dist.all_reduce(tensor)
-                    tensor /= self.world_size
+        for tensor in tensors:
+            if self.world_size > 1 and tensor.is_floating_point():
+                self.all_reduce(tensor)
+                tensor /= self.world_size
 
     def broadcast(self, value: Any) -> Any:
         """Return the value that rank 0 passed."""
-        if self.world_size == 1:
-            return value
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def differing(self, values: dict[str, str]) -> list[str]:
@@ -83,10 +81,10 @@ class Processes:
 def check_processes(train: Train, world_size: int) -> None:
     """Raise a UserError if this many processes cannot train with these parameters."""
     if train.batch_size < 2 * world_size:
-        raise UserError(
-            f"train.batch_size = {train.batch_size} is less than two images for each of the {world_size} processes; "
-            "raise it or start fewer"
+        lacking = (
+            f"train.batch_size = {train.batch_size} is less than two images for each of the {world_size} processes"
         )
+        raise UserError(f"{lacking}; raise it or start fewer")
     if train.sync_batchnorm and world_size > 1 and not torch.cuda.is_available():
         raise UserError("train.sync_batchnorm needs GPUs when several processes train; set it to false")
 
@@ -105,10 +103,8 @@ def joined_processes() -> Iterator[Processes]:
         return
     local_rank, on_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
     if on_gpu and int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
-        raise UserError(
-            f"launcher: starts {os.environ['LOCAL_WORLD_SIZE']} processes on this machine, which has "
-            f"{torch.cuda.device_count()} GPUs; each needs its own"
-        )
+        started = f"launcher: starts {os.environ['LOCAL_WORLD_SIZE']} processes on this machine"
+        raise UserError(f"{started}, which has {torch.cuda.device_count()} GPUs; each needs its own")
     device = torch.device("cuda", local_rank) if on_gpu else None
     if device:
         torch.cuda.set_device(device)

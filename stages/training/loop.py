@@ -48,6 +48,8 @@ def train(
     model = device.place(model)
     normalise = Normalise(dataset.info.mean, dataset.info.std, device.torch)
     check_outputs(model, dataset, normalise)
+    padded = dataset.train.images.nbytes * (1 + 2 * augment.crop_padding / dataset.info.image_size) ** 2
+    device.check_memory(padded, "the padded training images")
     images = TrainingImages(dataset.train, augment, normalise, device.torch)
     step = Step(processes.replicate(model), images, recipe.train, device.autocast)
     update = build_update(step, recipe.train.batch_size, device)
@@ -100,8 +102,7 @@ def check_outputs(model: nn.Module, dataset: Dataset, normalise: Normalise) -> N
     except (RuntimeError, ValueError, AssertionError) as error:  # as networks for large images do on small ones
         reason = f"fails on an image of {size}×{size} pixels ({printable(error)})"
         raise UserError(f"the model {reason}; choose another model or data.image_size") from error
-    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if (found := tuple(getattr(logits, "shape", [type(logits).__name__]))) != (1, classes):
         raise UserError(f"the model's output for one image is {found}; it must be a tensor of shape (1, {classes})")
 
 
@@ -124,10 +125,8 @@ def build_test(model: nn.Module, test: Split, normalise: Normalise, device: Devi
     Each process tests its shard of the images.
     """
     processes, count = device.processes, len(test.labels)
-    images, labels = (
-        torch.from_numpy(array).tensor_split(processes.world_size)[processes.rank].to(device.torch)
-        for array in (test.images, test.labels)
-    )
+    arrays = (torch.from_numpy(array).tensor_split(processes.world_size) for array in (test.images, test.labels))
+    images, labels = (shards[processes.rank].to(device.torch) for shards in arrays)
     forward = device.graphed(lambda batch: forward_test(model, normalise(batch), device), [])
 
     def test_epoch() -> list[float]:
@@ -166,9 +165,8 @@ def row(epoch: int, training: list[float], testing: list[float], rate: float, he
     """
     (train_loss, train_accuracy), (loss, accuracy) = training, testing
     if not (math.isfinite(train_loss) and math.isfinite(loss)):
-        raise UserError(
-            f"the loss is no longer finite after epoch {epoch} at learning rate {rate:g}; lower train.learning_rate"
-        )
+        where = f"after epoch {epoch} at learning rate {rate:g}"
+        raise UserError(f"the loss is no longer finite {where}; lower train.learning_rate")
     return {
         "epoch": epoch,
         "train_loss": train_loss,

@@ -88,10 +88,7 @@ class Classifier:
         """
         size = self.card.data.image_size
         if isinstance(image, Image.Image):
-            try:
-                pixels = fitted(image, size)
-            except ValueError as error:
-                raise UserError(f"not an image that can be classified: {printable(error)}") from error
+            pixels = fitted(image, size)
         else:
             pixels = decode(read_bytes(Path(image), "name an image"), size, printable(image))
         probabilities = self.probabilities(pixels[None].copy())[0]

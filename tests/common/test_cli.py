@@ -45,7 +45,7 @@ def run(*arguments: str, **options: str) -> tuple[int, str, str]:
         ("raise UserError('a\\x1b[31m\\nb = 1: must be 2')", 1, r"a\\x1b\[31m b = 1: must be 2"),
         ("raise UserError('long ' * 10_000)", 1, r"(long ){390,400}lon?g?\.\.\."),
         ("open('/nowhere/file')", 1, r"/nowhere/file: No such file or directory"),
-        ("bytearray(2**62)", 1, r"out of memory \(.*\); use fewer or smaller images, or a larger machine"),
+        ("bytearray(2**62)", 1, r"out of memory \(.*\); make the images, the batch or the model smaller"),
         ("os.write(os.open('/dev/full', os.O_WRONLY), b'x')", 1, r"\[Errno 28\] No space left on device"),
         (
             "raise OSError(errno.EDQUOT, 'x', '/dev/null')",

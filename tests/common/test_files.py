@@ -148,25 +148,22 @@ def test_a_file_that_is_no_table_is_named_in_one_line(content):
 
 def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
     code = "from pathlib import Path; from stages.common.files import locked\n"
-    code += "with locked(Path('folder/lock'), lambda: print('waiting', flush=True)): print('held', flush=True); input()"
+    code += "with locked(Path('folder/lock'), 'waiting', wait=True): print('held', flush=True); input()"
 
     def start() -> subprocess.Popen:
         pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", code]
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tmp_path, env=environment)
 
-    def refuse() -> None:
-        raise InterruptedError
-
     with start() as first:
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(InterruptedError), locked(tmp_path / "folder/lock", refuse):
+        with pytest.raises(UserError, match=r"^held by another$"), locked(tmp_path / "folder/lock", "held by another"):
             pass
         with start() as second:
             assert second.stdout.readline() == "waiting\n"
             first.kill()
             assert second.stdout.readline() == "held\n"
-    with locked(tmp_path / "folder/lock", refuse):
+    with locked(tmp_path / "folder/lock", "held by another"):
         pass
 
 
@@ -179,7 +176,7 @@ def test_where_the_file_system_has_no_locks_a_line_says_so_and_the_work_goes_on(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     refused = pytest.raises(OSError, match="Input/output") if number == errno.EIO else nullcontext()
-    with refused, locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it")):
+    with refused, locked(tmp_path / "lock", "held"):
         assert capsys.readouterr().out.endswith(
             "lock: no locks on this file system; start nothing twice in this folder\n"
         )
