@@ -9,10 +9,9 @@ from typing import Any
 
 from stages.common import cli
 from stages.common.dataset import read_info, read_split
-from stages.common.errors import shown
 from stages.common.files import REPORT, write_bytes
 from stages.common.inputs import Inputs
-from stages.reporting import figures, findings, page, tables
+from stages.reporting import findings, page, tables
 from stages.reporting.results import Results, read_results
 
 COLUMNS = 80  # of a terminal
@@ -24,38 +23,37 @@ def main(args: Namespace) -> None:
     info = read_info(inputs.read)
     test = read_split("test", info, inputs.read)
     results = read_results(info, test, inputs.read)
-    content, charts = gather(results), page.charts(results)
-    svgs = {name: svg for name, (svg, png) in charts.items()}
-    index = page.html(content | page.pictures(results, test), svgs)
-    text = page.text(content)
+    charts, content = page.charts(results), gather(results) | page.pictures(results, test)
+    content["svgs"] = {name: svg for name, (svg, _) in charts.items()}
+    forms = {name: page.render(f"{name}.j2", content) for name in ("index.html", "report.md")}
 
     inputs.check()
-    write_bytes(REPORT / "index.html", index.encode())
-    write_bytes(REPORT / "report.md", text.encode())
+    for name, form in forms.items():
+        write_bytes(REPORT / name, form)
     for name, (_, png) in charts.items():
         write_bytes(REPORT / "figures" / f"{name}.png", png)
     print(tables.summary(results.runs), end="\n\n")
     for answer in content["answers"]:
         print(textwrap.fill(f"{answer['verdict']}. {answer['facts'][0]}", COLUMNS), end="\n\n")
-    print(textwrap.fill(content["next_step"].replace("`", ""), COLUMNS), end="\n\n")
-    if lacking := figures.missing(info.classes):
-        print(f"The font of the figures lacks {shown(lacking)}: boxes take their place there.")
+    print(textwrap.fill(content["next_step"], COLUMNS), end="\n\n")
     print(f"Report: {REPORT / 'index.html'}")
 
 
 def gather(results: Results) -> dict[str, Any]:
-    """Return the content of both forms of the report, which add the tables themselves."""
+    """Return the content of both forms of the report but its pictures; they add the tables themselves."""
     pairs, margin, name = results.pairs, results.parameters["study.margin"], results.info.name
+    revision, repeat = page.origin(results.parameters)
     return {
         "title": f"{' against '.join(pairs[0].labels) if pairs else f'{len(results.runs)} runs'} on {name}",
         "results": results,
         "data": results.info,
         "runs": results.runs,
-        "caveats": "; ".join(findings.caveats(results)),
+        "caveats": findings.caveats(results),
         "answers": [findings.answer(pair, margin, len(pairs)) for pair in pairs],
         "next_step": findings.next_step(results),
         "notes": findings.notes(results),
-        "origin": page.origin(results.parameters),
+        "revision": revision,
+        "repeat": repeat,
     }
 
 

@@ -7,18 +7,17 @@ module is imported before any other that imports matplotlib.
 import io
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable
 
 os.environ["MPLBACKEND"] = "agg"  # the user's may be unknown to this matplotlib
 
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager, style
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
 from stages.reporting.findings import KNOWN
 from stages.reporting.results import Run
@@ -30,12 +29,10 @@ COLOURS = ["#0072b2", "#b84a00", "#007a59", "#a3477f", "#8a6100", "#33648a", "#4
 MARKERS = "osD^vPX"
 DASHES = ["-", "--", (0, (4, 1.5, 1, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 3)), (0, (3, 1))]
 QUIET = "#595959"
-FONT = "DejaVu Sans"  # comes with matplotlib
 STYLE = {
     "font.size": 11,
-    "font.family": FONT,
+    "font.family": "DejaVu Sans",  # comes with matplotlib
     "text.parse_math": False,  # a $ in the name of a class is a $
-    "axes.edgecolor": QUIET,
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -49,18 +46,11 @@ STYLE = {
 def draw(chart: Callable[..., Figure], *args) -> tuple[bytes, bytes]:
     """Return the chart that `chart(*args)` draws as SVG and as PNG, of 200 dots an inch."""
     svg, png = io.BytesIO(), io.BytesIO()
-    with style.context(["default", STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # `missing` tells which
+    with style.context(["default", STYLE]):
         figure = chart(*args)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
     return svg.getvalue(), png.getvalue()
-
-
-def missing(names: Iterable[str]) -> str:
-    """Return the letters that the font of the charts lacks; boxes take their place."""
-    known = font_manager.get_font(font_manager.findfont(FONT)).get_charmap()
-    return "".join(sorted(letter for letter in set("".join(map(short, names))) if ord(letter) not in known))
 
 
 def accuracies(runs: list[Run], seeds: pd.DataFrame, known: bool) -> Figure:
@@ -70,61 +60,51 @@ def accuracies(runs: list[Run], seeds: pd.DataFrame, known: bool) -> Figure:
         seeds: a row for each seed, a column for each run, fractions.
         known: add what the full experiment reaches.
     """
-    label = "Test accuracy, with 95% interval" + (" (small: each seed)" if len(seeds) else "")
-    figure, axes = _rows([run.label for run in runs], 0.55, label)
+    figure, axes = _rows([run.label for run in runs], 0.55, "Test accuracy, with 95% interval")
     for place, run in enumerate(runs):
-        value, look = run.tested.accuracy, _look(place)
+        value, look = run.tested.accuracy, _look(place, run)
         axes.plot(run.tested.interval, [place, place], color=look["color"], linewidth=2.2, solid_capstyle="butt")
         axes.plot(value, place, **look, markersize=8)
         axes.annotate(percent(value), (value, place), (0, 9), textcoords="offset points", ha="center", fontsize=10)
-        others = seeds[run.name].dropna()
-        small = {"color": look["color"], "marker": look["marker"], "alpha": 0.6, "linewidths": 0}
-        axes.scatter(others, [place + 0.28] * len(others), 18, **small)
+        axes.plot(seeds[run.name], [place + 0.28] * len(seeds), look["marker"], color=look["color"], markersize=4)
     if known:
         axes.axvline(KNOWN, color=QUIET, linestyle=":", linewidth=1.2, zorder=1)
         axes.text(KNOWN, 1.01, f"known: {KNOWN:.0%}", transform=axes.get_xaxis_transform(), color=QUIET, fontsize=9)
     return figure
 
 
-def curves(runs: list[Run], column: str, label: str, tick: Callable[[float], str], late: bool = True) -> Figure:
+def curves(runs: list[Run], column: str, label: str, tick: Callable[..., str]) -> Figure:
     """Draw a column of each run's history over the epochs.
+
+    The axis fits the second half of a training of more than ten epochs. On one that held the first epochs, the ends of
+    the runs could not be told apart.
 
     Args:
         label: of the axis.
         tick: writes a value of the axis.
-        late: fit the second half of a training of more than ten epochs. The first epochs may leave the axis: on one
-            that held them, the ends of the runs could not be told apart.
     """
-    figure, axes = blank()
-    shown = []
+    (figure, axes), late = blank(), list[float]()
     for number, run in enumerate(runs):
-        values = run.history[column]
-        look = _look(number) | {"markevery": [-1], "linewidth": 1.8, "label": short(run.label, 30)}
-        axes.plot(run.history.epoch, values, **look)
-        shown.append(values[len(values) // 2 if late and len(values) > 10 else 0 :])
-    low, high = pd.concat(shown).min(), pd.concat(shown).max()
+        values, first = run.history[column], len(run.history) // 2 if len(run.history) > 10 else 0
+        axes.plot(run.history.epoch, values, **_look(number, run) | {"markevery": [-1], "linewidth": 1.8})
+        late += values[first:].tolist()
+    low, high = min(late), max(late)
     margin = 0.06 * (high - low) or 0.01
     axes.set(xlabel="Epoch", ylabel=label, ylim=(low - margin, high + margin))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axes.yaxis.set_major_formatter(tick)
     axes.grid(axis="y")
     _legend(figure, runs)
     return figure
 
 
 def loss(runs: list[Run], held_out: str) -> Figure:
-    """Draw the loss on the held-out images, and as thin lines that of training, on a logarithmic axis."""
-    names = [f"{held_out}_loss", "train_loss"]
-    figure = curves(runs, names[0], f"{held_out.capitalize()} loss (thin: training)", "{:g}".format)
+    """Draw the loss on the held-out images over all epochs, on a logarithmic axis."""
+    figure = curves(runs, f"{held_out}_loss", f"{held_out.capitalize()} loss", tick_percent)
     axes = figure.axes[0]
-    for number, run in enumerate(runs):
-        thin = _look(number) | {"marker": "", "linewidth": 0.8, "alpha": 0.7}
-        axes.plot(run.history.epoch, run.history.train_loss, **thin)
-    losses = pd.concat([run.history[name] for run in runs for name in names]).clip(lower=1e-6)
-    low, high, formatter = losses.min(), losses.max(), axes.yaxis.get_major_formatter()
-    axes.set(yscale="log", ylim=(low / 1.1, high * 1.1))
-    ticks = MaxNLocator(5) if high < 5 * low else LogLocator(subs=(1, 2, 5))
-    axes.yaxis.set(major_locator=ticks, major_formatter=formatter, minor_locator=NullLocator())
+    axes.set_yscale("log")
+    axes.autoscale(axis="y")
+    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
     return figure
 
 
@@ -134,8 +114,7 @@ def per_class(runs: list[Run]) -> Figure:
     figure, axes = _rows(runs[0].per_class["class"][classes], 0.3, "F1")
     for number, run in enumerate(runs):  # beside each other, so that none covers another
         places = np.arange(len(classes)) + 0.4 * ((number + 0.5) / len(runs) - 0.5)
-        look = _look(number) | {"linestyle": "", "markersize": 6, "label": short(run.label, 30)}
-        axes.plot(run.per_class.f1[classes], places, **look)
+        axes.plot(run.per_class.f1[classes], places, **_look(number, run) | {"linestyle": "", "markersize": 6})
     axes.grid(axis="y")
     _legend(figure, runs)
     return figure
@@ -152,17 +131,15 @@ def reliability(run: Run, number: int) -> Figure:
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="Confidence", ylabel="Accuracy")
     axes.grid()
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set(
-            major_locator=MultipleLocator(0.25), major_formatter=FuncFormatter(lambda value, _: tick_percent(value))
-        )
+        axis.set(major_locator=MultipleLocator(0.25), major_formatter=tick_percent)
     return figure
 
 
-def tick_percent(fraction: float) -> str:
+def tick_percent(fraction: float, position: int | None = None) -> str:
     return f"{100 * fraction:.4g}%" if fraction < 1.0001 else ""
 
 
-def tick_points(difference: float) -> str:
+def tick_points(difference: float, position: int | None = None) -> str:
     return f"{100 * difference:z.3g} pt".replace("-", "−")
 
 
@@ -172,10 +149,10 @@ def blank(width: float = 5, height: float = 3.2) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _look(number: int) -> dict:
-    """Return how a run is drawn, by its number."""
+def _look(number: int, run: Run) -> dict:
+    """Return how a run is drawn, by its number, and its name in the legend."""
     dashes, marker = DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)]
-    return {"color": f"C{number}", "linestyle": dashes, "marker": marker}
+    return {"color": f"C{number}", "linestyle": dashes, "marker": marker, "label": short(run.label, 30)}
 
 
 def _rows(names: Iterable[str], height: float, label: str) -> tuple[Figure, Axes]:
@@ -186,8 +163,7 @@ def _rows(names: Iterable[str], height: float, label: str) -> tuple[Figure, Axes
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.12)
     axes.grid(axis="x")
-    ticks = FuncFormatter(lambda value, _: tick_percent(value))
-    axes.xaxis.set(major_locator=MaxNLocator(5, steps=[1, 2, 5, 10]), major_formatter=ticks)
+    axes.xaxis.set(major_locator=MaxNLocator(5, steps=[1, 2, 5, 10]), major_formatter=tick_percent)
     return figure, axes
 
 

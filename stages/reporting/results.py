@@ -2,8 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,9 @@ class Pair:
     first: Run
     second: Run
     comparison: Comparison  # of these two models on the test images
-    recipes: significance.RecipeComparison | None = None  # where there are enough seeds
-    p: float = 1.0  # of recipes, else of these two models, adjusted for the number of pairs
-    verdict: significance.Verdict = "undecided"  # on the recipes, else on these two models
+    recipes: significance.RecipeComparison | None  # where there are enough seeds
+    p: float  # of recipes, else of these two models, adjusted for the number of pairs
+    verdict: significance.Verdict  # on the recipes, else on these two models
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -54,7 +53,8 @@ class Results:
     """All that a report is made of; runs and pairs in the order of metrics/evaluation.json.
 
     Attributes:
-        study: of each run, by seed, which test images are classified rightly, bool N; empty without plots/seeds.csv.
+        study: a row for each seed, a column for each run: which test images are classified rightly, bool N; NaN where a
+            seed lacks a run.
         foreign: plots/seeds.csv also holds trainings of other recipes or data, which are left out.
         suspects: columns of plots/suspects.csv.
         parameters: by dotted names.
@@ -63,7 +63,7 @@ class Results:
     info: DatasetInfo
     runs: list[Run]
     pairs: list[Pair]
-    study: dict[str, dict[int, np.ndarray]]
+    study: pd.DataFrame
     foreign: bool
     suspects: pd.DataFrame
     parameters: dict[str, Any]
@@ -78,16 +78,9 @@ class Results:
         return max(self.runs, key=lambda run: run.tested.accuracy)
 
     @property
-    def chosen_on_test(self) -> bool:
-        """True where the epoch with the best test accuracy was kept."""
-        recipe: dict[str, Any] = self.runs[0].tested.recipe
-        return self.held_out == "test" and recipe["train"]["keep"] == "best"
-
-    @property
     def seed_accuracies(self) -> pd.DataFrame:
-        """A row for each seed, a column for each run, fractions; NaN where a seed lacks a run."""
-        means = {run: {seed: right.mean() for seed, right in seeds.items()} for run, seeds in self.study.items()}
-        return pd.DataFrame(means, dtype=float).sort_index()
+        """As `study`, but fractions."""
+        return self.study.map(np.mean).astype(float)
 
 
 def read_results(info: DatasetInfo, test: Split, read: Read) -> Results:
@@ -114,8 +107,7 @@ def read_results(info: DatasetInfo, test: Split, read: Read) -> Results:
         runs[name] = Run(name, label, evaluation.runs[name], timing, history, predictions, *others)
     study, foreign = read_study(evaluation, read)
     parameters: dict[str, Any] = evaluation.parameters
-    pairs = [Pair(runs[of.runs[0]], runs[of.runs[1]], of) for of in evaluation.comparisons.values()]
-    pairs = [*judged(pairs, study, parameters["study.margin"])]
+    pairs = judged([*evaluation.comparisons.values()], runs, study, parameters["study.margin"])
     return Results(info, [*runs.values()], pairs, study, foreign, table(files.SUSPECTS), parameters)
 
 
@@ -126,39 +118,36 @@ def recipe_digest(evaluation: Evaluation, run: str) -> str:
     return files.sha256(json.dumps(parts, sort_keys=True).encode())
 
 
-def read_study(evaluation: Evaluation, read: Read) -> tuple[dict[str, dict[int, np.ndarray]], bool]:
+def read_study(evaluation: Evaluation, read: Read) -> tuple[pd.DataFrame, bool]:
     """Read the trainings in plots/seeds.csv that have the recipes of these runs, and whether there are others."""
-    table = parse_csv(read(files.SEEDS), files.SEEDS) if files.SEEDS.exists() else pd.DataFrame()
-    digests = {run: recipe_digest(evaluation, run) for run in evaluation.runs}
-    ours = [row for row in table.itertuples() if digests.get(row.run) == row.recipe]
-    study: dict[str, dict[int, np.ndarray]] = {run: {} for run in digests}
-    for row in ours:
-        bits = np.frombuffer(base64.b64decode(row.correct), np.uint8)
-        study[row.run][row.seed] = np.unpackbits(bits, count=row.images).astype(bool)
-    return study, len(ours) < len(table)
+    empty = pd.DataFrame(columns=["seed", "run", "images", "correct", "recipe"])
+    table = parse_csv(read(files.SEEDS), files.SEEDS) if files.SEEDS.exists() else empty
+    ours = table[table.recipe == table.run.map({run: recipe_digest(evaluation, run) for run in evaluation.runs})]
+    bits = (np.frombuffer(base64.b64decode(text), np.uint8) for text in ours.correct)
+    right = [np.unpackbits(of, count=images).astype(bool) for of, images in zip(bits, ours.images, strict=True)]
+    study = ours.assign(right=right).pivot(index="seed", columns="run", values="right")
+    return study.reindex(columns=[*evaluation.runs]), len(ours) < len(table)
 
 
-def judged(pairs: list[Pair], study: dict[str, dict[int, np.ndarray]], margin: float) -> Iterator[Pair]:
-    """Add verdicts, on the recipes where there are enough seeds, by p values that hold for all pairs together."""
-    recipes = [over_seeds(study[pair.first.name], study[pair.second.name]) for pair in pairs]
-    tests = [
-        significance.equal_on_images(pair.comparison.only_right, len(pair.first.predictions), margin) for pair in pairs
-    ]
-    equal, studied = significance.holm(tests), [compared for compared in recipes if compared]
-    adjusted = significance.holm([compared.p for compared in studied])
-    over = zip(adjusted, significance.holm([compared.p_equal(margin) for compared in studied]), strict=True)
-    for pair, compared, p_equal in zip(pairs, recipes, equal, strict=True):
-        test, p = compared or pair.comparison, pair.comparison.adjusted_p
-        if compared:
-            p, p_equal = next(over)
-        yield replace(pair, recipes=compared, p=p, verdict=significance.verdict_of(test.difference, p, p_equal))
+def judged(comparisons: list[Comparison], runs: dict[str, Run], study: pd.DataFrame, margin: float) -> list[Pair]:
+    """Judge pairs, by their recipes where there are enough seeds, by p values that hold for all pairs together."""
+    images, tests, equal = len(next(iter(runs.values())).predictions), [], []
+    for of in comparisons:
+        over = over_seeds(study[of.runs])
+        tests.append((of, over, over or of))
+        equal.append(over.p_equal(margin) if over else significance.equal_on_images(of.only_right, images, margin))
+    adjusted = significance.holm([test.p for *_, test in tests]), significance.holm(equal)
+    pairs = []
+    for (of, over, test), p, p_equal in zip(tests, *adjusted, strict=True):
+        verdict = significance.verdict_of(test.difference, p, p_equal)
+        pairs.append(Pair(runs[of.runs[0]], runs[of.runs[1]], of, over, p, verdict))
+    return pairs
 
 
-def over_seeds(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> significance.RecipeComparison | None:
-    """Compare two recipes by the answers with the seeds that both have, if these are enough."""
-    seeds = sorted(first.keys() & second.keys())
-    answers = (np.stack([of[seed] for seed in seeds]) for of in (first, second))
-    return significance.compare_recipes(*answers) if len(seeds) >= significance.ENOUGH_SEEDS else None
+def over_seeds(answers: pd.DataFrame) -> significance.RecipeComparison | None:
+    """Compare two recipes, a column each, by their answers with the seeds that both have, if these are enough."""
+    both = answers.dropna().to_numpy().T
+    return significance.compare_recipes(*map(np.stack, both)) if both.shape[1] >= significance.ENOUGH_SEEDS else None
 
 
 def labels(runs: dict[str, TestedRun]) -> dict[str, str]:

@@ -25,15 +25,9 @@ def percent_range(limits: Sequence[float]) -> str:
     return f"{100 * low:.2f}–{100 * high:.2f}%"
 
 
-def signed(difference: float, digits: int = 2) -> str:
-    """Write a difference with its sign, unless it rounds to zero."""
-    text = f"{difference:+.{digits}f}".replace("-", "−")
-    return text if float(f"{difference:.{digits}f}") else text[1:]
-
-
 def points(difference: float) -> str:
     """Write a difference of fractions in percentage points."""
-    return signed(100 * difference)
+    return f"{100 * difference:+z.2f}".replace("-", "−")
 
 
 def points_range(limits: Sequence[float]) -> str:
@@ -58,10 +52,6 @@ def short(name: str, most: int = SHORT) -> str:
     return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
 
 
-def capitalised(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
-
-
 def markdown(value: object) -> Markup:
     """Write a value so that GitHub's Markdown shows it as it is, whatever it holds, on one line.
 
@@ -74,12 +64,3 @@ def markdown(value: object) -> Markup:
     special = r"[&<>|$`*\[\]~\\#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # resnet_ablation stays readable
     escaped = re.sub(special, lambda match: f"&#{ord(match[0])};", printable(value, 10_000))
     return Markup(re.sub(r"@|&#35;|:(?=\S)|(?i:www(?=\.)|gh(?=-))", r"\g<0>&#8203;", escaped))
-
-
-def confidence(temperature: float | None) -> str:
-    """Judge the confidence of a model by the temperature that would calibrate it."""
-    if temperature is None:
-        return "No temperature calibrates it."
-    sure = "too sure of itself" if temperature > 1 else "not sure enough of itself"
-    words = "well calibrated as it is" if 0.95 < temperature < 1.05 else sure
-    return f"Logits divided by {temperature:.2f} would calibrate it best: it is {words}."

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Sequence
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,26 +18,19 @@ from stages.evaluation.metrics import Evaluation, TestResult, compare, suspects
 from stages.reporting import page
 from stages.reporting.results import Results, read_results, recipe_digest
 
-RUNS: dict[str, dict[str, Any]] = {  # `wrong`: test images, the most confident first
-    "cnn": {"model": "cnn", "wrong": [0, 11, 3, 4], "decay": 5e-4, "epochs": 6, "gap": 0.02, "seconds": 59.94},
-    "resnet": {"model": "resnet", "wrong": [7, 0], "decay": 5e-4, "epochs": 12, "gap": 0.0456, "seconds": 3720.0},
-    "resnet_ablation": {
-        "model": "resnet",
-        "wrong": [7, 0, 12],
-        "decay": 1e-4,
-        "epochs": 11,
-        "gap": 0.07,
-        "seconds": 75.0,
-    },
+NETWORK = {"base_channels": 64, "blocks": [2, 2, 2, 2]}
+COLUMNS = ("model", "title", "wrong", "decay", "epochs", "gap", "seconds")  # `wrong`: images, the most confident first
+RUNS: dict[str, dict[str, Any]] = {
+    "cnn": dict(zip(COLUMNS, ("cnn", "Simple CNN", [0, 11, 3, 4], 5e-4, 6, 0.02, 59.94), strict=True)),
+    "resnet": dict(zip(COLUMNS, ("resnet", "ResNet-18", [7, 0], 5e-4, 12, 0.0456, 3720.0), strict=True)),
+    "resnet_ablation": dict(zip(COLUMNS, ("resnet", "ResNet-18", [7, 0, 12], 1e-4, 11, 0.07, 75.0), strict=True)),
 }
 PAIRS = {"model": ["resnet", "cnn"], "weight_decay": ["resnet", "resnet_ablation"]}
-TITLES = {"cnn": "Simple CNN", "resnet": "ResNet-18"}
 
 
 def recipe(name: str, run: dict[str, Any]) -> dict[str, Any]:
-    network = {"base_channels": 64, "blocks": [2, 2, 2, 2]} if run["model"] == "resnet" else {}
-    settings = {"epochs": run["epochs"], **network, **run.get("settings", {})}
     train = {"learning_rate": 0.1, "weight_decay": run["decay"], "keep": run.get("keep", "best")}
+    settings = {"epochs": run["epochs"], **(NETWORK if run["model"] == "resnet" else {})}
     return {"run": name, "model": run["model"], "seed": run.get("seed", 42), "settings": settings, "train": train}
 
 
@@ -47,8 +41,7 @@ def history(run: dict[str, Any], number: int, accuracy: float, held_out: str) ->
     gaps = run["gap"] * epoch / epochs
     columns = {"epoch": epoch, "train_loss": (1 + number) / epoch, "train_accuracy": accuracies + gaps}
     columns |= {f"{held_out}_loss": (1.5 + number) / epoch, f"{held_out}_accuracy": accuracies}
-    rates = 0.1 / (1 + number) * (1 - (epoch - 1) / epochs)
-    return pd.DataFrame(columns | {"generalization_gap": gaps, "learning_rate": rates})
+    return pd.DataFrame(columns | {"generalization_gap": gaps, "learning_rate": 0.1 / (1 + number)})
 
 
 def tested(name: str, run: dict[str, Any], number: int, split: Split, classes: list[str]) -> TestResult:
@@ -68,10 +61,9 @@ def write_experiment(
     pairs: dict[str, list[str]] = PAIRS,
     **other: Any,
 ) -> None:
-    """Write data/, metrics/ and plots/; `other`: held_out, size and images, or parameters with __ for dots."""
-    held_out, size, images = other.pop("held_out", "test"), other.pop("size", 32), other.pop("images", None)
-    if images is None:
-        images = np.random.default_rng(0).integers(0, 256, (len(labels), size, size, 3), dtype=np.uint8)
+    """Write data/, metrics/ and plots/; `other`: held_out, size, or parameters with __ for dots."""
+    held_out, size = other.pop("held_out", "test"), other.pop("size", 32)
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), size, size, 3), dtype=np.uint8)
     names = np.array([f"{label}/{index:04}.jpg" for index, label in enumerate(labels)])
     split, classes = Split(images, np.array(labels, dtype=np.int64), names), list(classes)
     counts = Counts(train=50_000, test=len(labels), validation=200 if held_out == "validation" else 0)
@@ -82,8 +74,7 @@ def write_experiment(
     summaries, curves = {}, []
     for n, (name, run) in enumerate(runs.items()):
         epochs = history(run, n, float(results[name].correct.mean()), held_out)
-        title = run.get("title", TITLES.get(run["model"], run["model"]))
-        summaries[name] = results[name].summary(recipe(name, run), title, 391_946 + 1000 * n, epochs)
+        summaries[name] = results[name].summary(recipe(name, run), run["title"], 391_946 + 1000 * n, epochs)
         curves.append(epochs.assign(run=name)[["run", *epochs]])
         timing = {"train_seconds": run["seconds"], "images_per_second": 1234.4 + 1000 * n, "device": f"GPU {n}"}
         timing |= {"instruction_set": "AVX2", "threads": 2 + n, "precision": ["fp32", "bf16", "tf32"][n % 3]}
@@ -98,8 +89,7 @@ def write_experiment(
     parameters = {"seed": 42, "data.path": None, "data.image_size": size, "resnet.blocks": [2, 2, 2, 2]}
     parameters |= {"study.seeds": 5, "study.margin": 0.003, **{k.replace("__", "."): v for k, v in other.items()}}
     digests = {str(path): files.sha256(path.read_bytes()) for path in tables}
-    comparisons = compare(results, pairs)
-    record = {"data": info.sha256, "parameters": parameters, "runs": summaries, "comparisons": comparisons}
+    record = {"data": info.sha256, "parameters": parameters, "runs": summaries, "comparisons": compare(results, pairs)}
     files.write_json(files.EVALUATION, Evaluation(**record, files=digests))
 
 
@@ -109,17 +99,16 @@ def evaluation() -> Evaluation:
 
 def write_seeds(answers: dict[tuple[int, str], np.ndarray]) -> None:
     """Write plots/seeds.csv of the experiment that is there: by seed and run, which test images are right."""
+    columns = ["seed", "run", "images", "correct", "recipe"]
     rows = [
-        {
-            "seed": seed,
-            "run": run,
-            "images": len(right),
-            "correct": base64.b64encode(np.packbits(right).tobytes()).decode(),
-            "recipe": recipe_digest(evaluation(), run),
-        }
+        (seed, run, len(right), base64.b64encode(np.packbits(right)).decode(), recipe_digest(evaluation(), run))
         for (seed, run), right in answers.items()
     ]
-    files.write_csv(files.SEEDS, pd.DataFrame(rows))
+    files.write_csv(files.SEEDS, pd.DataFrame(rows, columns=columns))
+
+
+def read() -> Results:
+    return read_results(read_info(), read_split("test", read_info()), Path.read_bytes)
 
 
 @pytest.fixture(scope="session")
@@ -139,17 +128,25 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 @pytest.fixture
 def results() -> Callable[[], Results]:
     """Return the results in the current folder, as the report reads them."""
-    return lambda: read_results(read_info(), read_split("test", read_info()), Path.read_bytes)
+    return read
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Return the results of the experiment of this module, which no test changes."""
+    with chdir(tmp_path_factory.mktemp("toys")):
+        write_experiment()
+        return read()
 
 
 @pytest.fixture
-def render(results: Callable[[], Results]) -> Callable[[], tuple[str, str]]:
+def render() -> Callable[[], tuple[str, str]]:
     """Return index.html and report.md for the results in the current folder, with its name for each chart."""
 
     def rendered() -> tuple[str, str]:
-        found, names = results(), ["accuracies", "accuracy", "loss", "generalisation_gap", "learning_rate", "per_class"]
+        found, names = read(), ["accuracies", "accuracy", "loss", "generalisation_gap", "per_class"]
         svgs = {name: name.encode() for name in names + [f"reliability_{run.name}" for run in found.runs]}
-        content = report.gather(found)
-        return page.html(content | page.pictures(found, read_split("test", read_info())), svgs), page.text(content)
+        content = report.gather(found) | page.pictures(found, read_split("test", read_info())) | {"svgs": svgs}
+        return page.render("index.html.j2", content).decode(), page.render("report.md.j2", content).decode()
 
     return rendered

@@ -20,6 +20,7 @@ from stages.reporting import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WILD = ["a|b $x^2$ @me", "<!--<script>x</script>", '`code` *b* "q"', "[l](http://x) ![i](y)", "www.evil.example #1"]
+MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
 def html_rows(text: str) -> list[list[str]]:
@@ -30,12 +31,11 @@ def html_rows(text: str) -> list[list[str]]:
 
 def markdown_rows(text: str) -> list[list[str]]:
     """The same of Markdown, as a parser of CommonMark and tables finds them; nothing in a cell is markup."""
-    found, inside = [], False
-    for token in MarkdownIt("commonmark").enable("table").parse(text):
+    found, tokens = [], MARKDOWN.parse(text)
+    for before, token in pairwise(tokens):
         if token.type == "tr_open":
             found.append([])
-        inside = token.type in ("td_open", "th_open") or (inside and token.type == "inline")
-        if inside and token.type == "inline":
+        if before.type in ("td_open", "th_open"):
             assert {child.type for child in token.children} <= {"text", "text_special"}
             found[-1].append("".join(child.content for child in token.children).replace("\u200b", ""))
     return found
@@ -45,29 +45,21 @@ def test_both_forms_hold_the_same_tables_verdicts_first_and_experts_last(experim
     experiment()
     writer.seeds({(seed, run): np.arange(20) >= n for seed in range(3) for n, run in enumerate(writer.runs)})
     index, text = render()
+    run = "resnet | ResNet-18 | 5e-4 | 392,946 | 12 | 90.00% | 69.90–97.21% | 88.00% | +4.56 | 1 h 02 min"
     for rows in (html_rows(index), markdown_rows(text)):
         for expected in (
-            ["resnet", "ResNet-18", "5e-4", "392,946", "12", "90.00%", "69.90–97.21%", "88.00%", "+4.56", "1 h 02 min"],
-            ["Test accuracy", "90.00%", "80.00%", "+10.00"],
-            ["ResNet-18, decay 5e-4 and ResNet-18, decay 1e-4", "+5.00"],
-            ["cat", "resnet", "10", "100.00%", "80.00%", "88.89%"],
-            ["resnet", "2,234", "GPU 1", "AVX2", "3", "bf16", "True", "2.91", "3.91"],
+            run,
+            "ResNet-18, decay 5e-4 and ResNet-18, decay 1e-4 | +5.00",
+            "resnet | 11 | 100.00% | 0.",
+            "cat | resnet | 10 | 100.00% | 80.00% | 88.89%",
+            "resnet | 2,234 | GPU 1 | AVX2 | 3 | bf16 | True | 2.91 | 3.91",
         ):
-            assert [row[: len(expected)] for row in rows].count(expected) == 1, expected
-    parts = [
-        "ot the full experiment",
-        "ecay 5e-4 and ResNet-18",
-        "Next: ",
-        "p is the chance",
-        "Top-2 accuracy",
-        "What was run",
-    ]
+            assert sum(" | ".join(row).startswith(expected) for row in rows) == 1, expected
+    parts = ["ot the full experiment", "5e-4 and ResNet-18", "Next: ", "p is the chance", "Top-2", "What was run"]
     for form in (index, html.unescape(text)):
-        places = [form.index(part) for part in parts]
-        assert places == sorted(places)
+        assert [form.index(part) for part in parts] == sorted(form.index(part) for part in parts)
         for fact in (
             "50,000 training and 20 test images in 2 classes, 32×32",
-            "toys",
             "ab12ab12",
             "study.margin",
             "[2, 2, 2, 2]",
@@ -85,7 +77,6 @@ def test_each_chart_has_its_place_and_the_page_stands_alone(experiment, render):
         ("Validation accuracy", "accuracy"),
         ("Loss", "loss"),
         ("Generalisation gap", "generalisation_gap"),
-        ("Learning rate", "learning_rate"),
         ("F1 of each class", "per_class"),
         ("Simple CNN", "reliability_cnn"),
         ("ResNet-18, decay 5e-4", "reliability_resnet"),
@@ -102,7 +93,7 @@ def test_names_from_outside_break_neither_form(experiment, render):
     assert not re.search(r"<script|<!--|<img src=x>", index)
     assert set(WILD) <= {cell for row in html_rows(index) for cell in row}
     assert {row[0] for row in markdown_rows(text) if len(row) == 6} == {"Class", *WILD}
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    tokens = MARKDOWN.parse(text)
     assert [token.tag for token in tokens if token.type == "heading_open"].count("h1") == 1
     tokens += [child for token in tokens for child in token.children or []]
     raw = "".join(token.content for token in tokens if token.type in ("html_block", "html_inline"))
@@ -121,47 +112,32 @@ def test_of_many_classes_report_md_can_be_posted_and_the_page_names_pairs_in_pla
     assert "cnn: what it confuses most often" in index
 
 
-def test_confusion_matrices_show_counts_and_of_more_than_twelve_classes_percentages(experiment, render):
-    def matrices() -> list[list[list[str]]]:
-        found = re.findall(r'<table class="counts.*?</table>', render()[0], re.DOTALL)
-        rows = (
-            [re.findall(r"<td([^>]*)>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", one)] for one in found
-        )
-        return [matrix[1:] for matrix in rows]
-
+def test_confusion_matrices_show_counts_coloured_by_the_root_of_their_share_of_the_row(experiment, render):
     experiment()
-    right, wrong = ' class="right" style="--share: {}%"', ' style="--share: {}%"'  # roots of the shares of a row
-    (cats, dogs), *_ = matrices()
+    table = re.search(r'<table class="counts.*?</table>', render()[0], re.DOTALL)[0]
+    cats, dogs = (re.findall(r"<td([^>]*)>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)[1:])
+    right, wrong = ' class="right" style="--share: {}%"', ' style="--share: {}%"'
     assert cats == [(right.format(84), "7"), (wrong.format(55), "3")]
     assert dogs == [(wrong.format(32), "1"), (right.format(95), "9")]
-    experiment([f"class {number}" for number in range(13)], [0] * 10 + [12] * 10)
-    first = [[cell for _, cell in row] for row in matrices()[0]]
-    assert (first[0], first[12]) == (["70", "30", *[""] * 11], ["10", *[""] * 11, "90"])
 
 
-def test_galleries_show_suspects_confident_mistakes_disagreements_and_all_mistakes(experiment, render, monkeypatch):
-    def shown(gallery: str) -> list[tuple[int, str]]:
-        images, found = np.load("data/test.npz")["images"], []
+def test_galleries_show_suspects_confident_mistakes_and_all_mistakes(experiment, render, monkeypatch):
+    experiment(classes=("cat", "dog", "cow"))
+    images, galleries = np.load("data/test.npz")["images"], []
+    for gallery in re.findall(r'<ul class="pictures">(.*?)</ul>', render()[0], re.DOTALL):
+        galleries.append([])
         for data, caption in re.findall(r'base64,([^"]+)" alt=""><strong>(.*?)</li>', gallery):
             picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-            found.append((int(np.flatnonzero((images == picture).all((1, 2, 3)))[0]), re.sub(r"<[^>]*>", " ", caption)))
-        return found
-
-    experiment(classes=("cat", "dog", "cow"))
-    suspects, wrong, differing, folded = map(
-        shown, re.findall(r'<ul class="pictures">(.*?)</ul>', render()[0], re.DOTALL)
-    )
-    assert suspects == [(0, "cat every run: dog, 60.0% 0/0000.jpg")]
-    assert wrong == [(7, "cat taken for dog, 95.8% 0/0007.jpg"), (0, "cat taken for dog, 60.0% 0/0000.jpg")]
-    assert differing[0] == (7, "cat ResNet-18, decay 5e-4: dog, 95.8% Simple CNN: cat, 90.0% 0/0007.jpg")
-    assert [number for number, _ in differing] == [7, 11, 3, 4]  # the less confident of both: 90, 85, 72, 60 %
-    assert [number for number, _ in folded] == [7, 0]
+            number = int(np.flatnonzero((images == picture).all((1, 2, 3)))[0])
+            galleries[-1].append((number, re.sub(r"<[^>]*>", " ", caption)))
+    wrong = [(7, "cat dog, 95.8% 0/0007.jpg"), (0, "cat dog, 60.0% 0/0000.jpg")]
+    assert galleries == [[wrong[1]], wrong, wrong]
     assert "cat: 2</h3>" in render()[0]
     monkeypatch.setattr(page, "MOST_WRONG", 1)
     experiment(size=64)
-    index = render()[0]
-    assert "The 1 most confident of 2; all are in <code>plots/predictions/</code>" in index
-    (small,) = re.findall(r'base64,([^"]+)"', index[index.index('<details class="wrong">') :].split("</details>")[0])
+    folded = re.search(r'<details class="wrong">.*?</details>', render()[0], re.DOTALL)[0]
+    assert "The 1 most confident of 2." in folded
+    (small,) = re.findall(r'base64,([^"]+)"', folded)
     assert Image.open(io.BytesIO(base64.b64decode(small))).size == (32, 32)
 
 
@@ -171,29 +147,20 @@ def committed(tmp_path, monkeypatch) -> dict:
     monkeypatch.chdir(tmp_path)
     text = "seed: 42\ndata: {path: null}\nruns: {cnn: {model: cnn}, gone: {model: cnn}}\nblocks: [2, 2]\n"
     Path("params.yaml").write_text(text)
-    commit = [
-        "-c",
-        "user.name=A & Author",
-        "-c",
-        "user.email=a@b.org",
-        "commit",
-        "--quiet",
-        "--date=2026-01-02T03:04:05",
-    ]
-    for command in (["init", "--quiet"], ["add", "."], [*commit, "--message=x"]):
-        subprocess.run(["git", *command], check=True)
+    commit = "-c user.name='A & Author' -c user.email=a@b.org commit -qm x --date=2026-01-02T03:04:05"
+    for command in ("init --quiet", "add .", commit):
+        subprocess.run(["git", *shlex.split(command)], check=True)
     return flat(parse_yaml(text, "params.yaml"))
 
 
 def test_revision_date_and_author_are_told_and_changed_code(committed, monkeypatch):
     head = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True).stdout.strip()
     said = f"Git revision {head} of 2026-01-02 by A & Author"
-    assert page.origin(committed) == {"revision": f"{said}.", "repeat": f"git checkout {head}\ndvc exp run"}
+    assert page.origin(committed) == (f"{said}.", f"git checkout {head}\ndvc exp run")
     Path("dvc.yaml").touch()
-    assert page.origin(committed)["revision"] == f"{said}, with changes to the code that are not committed."
+    assert page.origin(committed)[0] == f"{said}, with uncommitted changes."
     monkeypatch.setenv("PATH", "/nowhere")
-    unknown = {"revision": "Git revision unknown: [Errno 2] No such file or directory: 'git'"}
-    assert page.origin(committed) == unknown | {"lacking": "The parameters below repeat this."}
+    assert page.origin(committed) == ("Git revision unknown: [Errno 2] No such file or directory: 'git'.", "")
 
 
 VALUES = [
@@ -206,7 +173,7 @@ VALUES = [
     "key: value",
     "x=y",
     "~user",
-    "$HOME ; touch X",
+    "a; touch X",
     "猫",
     "plain",
 ]
@@ -216,21 +183,19 @@ VALUES = [
 def test_dvc_reads_back_what_the_command_sets_adds_and_drops(committed, value):
     new = {"data.path": value, "rate": 1e-5, "flip": False, "blocks": [1, 2], "compare.model": ["a", "b"]}
     changed = {key: value for key, value in (committed | new).items() if key != "runs.gone.model"}
-    words = shlex.split(page.origin(changed)["repeat"].replace("\\\n", " "))
+    words = shlex.split(page.origin(changed)[1].replace("\\\n", " "))
     apply_overrides("params.yaml", [word for flag, word in pairwise(words) if flag == "-S"])
     assert flat(parse_yaml(Path("params.yaml").read_bytes(), "params.yaml")) == changed
 
 
 @pytest.mark.parametrize("value", ['a "quote"', "it's", "`b`", "${x}", "two\nlines", "\x85", "C:\\x", "\u2028"])
-def test_what_a_command_line_may_change_is_not_put_there_and_a_line_says_so(committed, value):
-    found = page.origin(committed | {"data.path": value, "seed": 7})
-    assert found["repeat"].endswith("\ndvc exp run \\\n    -S seed=7")
-    assert found["lacking"] == "Set by hand, since a command line may change them: data.path; see below."
+def test_no_command_holds_what_a_command_line_may_change(committed, value):
+    assert page.origin(committed | {"data.path": value, "seed": 7})[1] == ""
 
 
 MEASURE = """<!doctype html><meta charset="utf-8"><body><script>
 const pages = %s, found = [];
-for (const page of pages) for (const width of [390, 768, 1100, 1600]) {
+for (const page of pages) for (const width of [390, 1100]) {
   const frame = document.createElement("iframe");
   frame.style.cssText = `border: 0; width: ${width}px; height: 800px`;
   frame.onload = () => {
@@ -238,7 +203,7 @@ for (const page of pages) for (const width of [390, 768, 1100, 1600]) {
     inside.querySelectorAll("details").forEach(fold => fold.open = true);
     const wide = [...inside.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth);
     found.push([width, all.scrollWidth - all.clientWidth, wide.map(box => box.ariaLabel)]);
-    if (found.length == 4 * pages.length) document.body.textContent = "measured: " + JSON.stringify(found) + " end";
+    if (found.length == 2 * pages.length) document.body.textContent = "measured: " + JSON.stringify(found) + " end";
   };
   frame.srcdoc = page;
   document.body.append(frame);
@@ -250,7 +215,7 @@ for (const page of pages) for (const width of [390, 768, 1100, 1600]) {
 @pytest.mark.skipif(not CHROMIUM or not shutil.which("pdftotext"), reason="apt-get install chromium poppler-utils")
 def test_nothing_scrolls_sideways_in_a_browser_and_print_opens_the_numbers_for_experts(experiment, render):
     pages = []
-    for count in (2, 12, 30, 100):
+    for count in (2, 12, 20, 100):
         names = [f"{n} {'an unusually long name of a class ' * 2 if n % 2 else 'x' * 40}" for n in range(count)]
         experiment(names, [*range(count)] * (1 + 2000 // count))
         pages.append(render()[0])
@@ -260,7 +225,7 @@ def test_nothing_scrolls_sideways_in_a_browser_and_print_opens_the_numbers_for_e
     dump = [*browser, "--virtual-time-budget=20000", "--dump-dom", Path("wrapper.html").absolute().as_uri()]
     dom = subprocess.run(dump, capture_output=True, text=True).stdout
     found = json.loads(html.unescape(re.search(r"measured: (.*) end", dom)[1]))
-    assert len(found) == 16
+    assert len(found) == 8
     assert [row for row in found if row[1] > 0 or (row[0] >= 1100 and row[2])] == []
     subprocess.run([*browser, "--print-to-pdf=page.pdf", Path("page.html").absolute().as_uri()], capture_output=True)
     printed = subprocess.run(["pdftotext", "page.pdf", "-"], capture_output=True, text=True).stdout

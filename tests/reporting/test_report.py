@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -22,52 +23,48 @@ sys.exit("torch was imported" if "torch" in sys.modules else 0)
 """
 
 
-def run(**environment: str) -> tuple[str, dict[str, bytes]]:
-    """What the stage, as DVC runs it, prints and writes."""
-    settings = os.environ | {"PYTHONPATH": str(ROOT), "GIT_CEILING_DIRECTORIES": str(Path.cwd().parent)} | environment
-    process = subprocess.run([sys.executable, "-c", STAGE], env=settings, capture_output=True, text=True)
-    assert (process.returncode, process.stderr) == (0, "")
-    return process.stdout, {str(path): path.read_bytes() for path in Path("report").rglob("*") if path.is_file()}
-
-
 def test_page_text_and_figures_are_written_without_torch_and_80_columns_printed(tmp_path, writer):
+    # A copy of the code: a stage refuses to write where the code has changed since it began, as in an editor
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     with chdir(tmp_path):
         writer.experiment(("cat", "猫"))
-        printed, files = run(MPLBACKEND="x")
-    charts = ["accuracies", "accuracy", "loss", "generalisation_gap", "learning_rate", "per_class"]
-    charts += [f"reliability_{run}" for run in writer.runs]
-    assert {*files} == {"report/index.html", "report/report.md", *(f"report/figures/{name}.png" for name in charts)}
-    assert files["report/index.html"].count(b"data:image/svg+xml;base64,") == len(charts)
-    assert max(map(len, printed.splitlines())) <= 80
-    assert re.search(r"resnet +392,946 +12 +90.00% +\+4.56 +1 h 02 min\n", printed)
-    said = " ".join(printed.split())
-    assert (
-        "ResNet-18, decay 5e-4 and Simple CNN. 90.00% against 80.00% of 20 test images: +10.00 points, 95% interval"
-        in said
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent), "MPLBACKEND": "x", "PYTHONPATH": "."}
+    done = subprocess.run(
+        [sys.executable, "-c", STAGE], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8"
     )
+    assert (done.returncode, "missing from font" in done.stderr) == (0, True), (
+        done.stderr
+    )  # matplotlib names the letter
+    charts = ["accuracies", "accuracy", "loss", "generalisation_gap", "per_class"]
+    charts += [f"reliability_{run}" for run in writer.runs]
+    written = {str(path.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("*.*")}
+    assert written == {"index.html", "report.md", *(f"figures/{name}.png" for name in charts)}
+    assert (tmp_path / "report/index.html").read_bytes().count(b"data:image/svg+xml;base64,") == len(charts)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert re.search(r"resnet +392,946 +12 +90.00% +\+4.56 +1 h 02 min\n", done.stdout)
+    said = " ".join(done.stdout.split())
+    assert "and Simple CNN. 90.00% against 80.00% of 20 test images: +10.00 points, 95% interval" in said
     assert "Next: more test images; with these, 45.1 points stay open." in said
-    assert "The font of the figures lacks '猫': boxes take their place there." in said
 
 
 FILES = ["data/dataset.json", "data/test.npz", "metrics/evaluation.json", "metrics/timing/resnet.json"]
-FILES += [
+TABLES = [
     f"plots/{name}.csv" for name in ("curves", "per_class", "calibration", "suspects", "seeds", "predictions/cnn")
 ]
 
 
-@pytest.mark.parametrize("path", [*map(Path, FILES)], ids=str)
+@pytest.mark.parametrize("path", [*map(Path, FILES + TABLES)], ids=str)
 def test_a_file_that_is_missing_or_changes_meanwhile_ends_it_in_one_line_and_nothing_is_written(
     experiment, writer, monkeypatch, path
 ):
     experiment()
     writer.seeds({(42, "cnn"): np.ones(20, bool)})
     monkeypatch.setattr(page, "charts", lambda results: {})
-    monkeypatch.setattr(page, "html", lambda content, svgs: str(path.write_bytes(path.read_bytes() + b" ")))
+    monkeypatch.setattr(page, "render", lambda *args: path.write_bytes(path.read_bytes() + b" "))
     with pytest.raises(UserError, match=f"^changed while this stage ran: {path}"):
         report.main(Namespace())
     path.unlink()
-    monkeypatch.setattr(page, "html", lambda content, svgs: "")
     if path.stem != "seeds":  # which is missing before a study
         with pytest.raises(UserError, match=f"^{re.escape(str(path))}: [^\n]*$"):
             report.main(Namespace())
-        assert not Path("report").exists()
+    assert not Path("report").exists()

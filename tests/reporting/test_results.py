@@ -6,44 +6,43 @@ import pytest
 from stages.common.errors import UserError
 from stages.reporting.results import recipe_digest
 
-RESNET = {"model": "resnet", "wrong": [7], "decay": 5e-4, "epochs": 2, "gap": 0.01, "seconds": 3.0}
+
+@pytest.fixture
+def runs(writer):
+    """Return short ResNets by name, with these changes each."""
+    resnet = writer.runs["resnet"] | {"wrong": [7], "epochs": 2}
+    return lambda *changes: {name: resnet | change for name, change in zip("abc", changes, strict=False)}
 
 
 def test_runs_and_pairs_keep_the_order_of_the_evaluation_and_each_has_its_own_files(experiment, results):
     experiment(classes=("1", "NA"))
     found = results()
-    assert [(pair.first.name, pair.second.name) for pair in found.pairs] == [
-        ("resnet", "cnn"),
-        ("resnet", "resnet_ablation"),
-    ]
-    own = {
-        run.name: (len(run.history), (run.predictions.actual != run.predictions.predicted).sum(), run.timing["device"])
-        for run in found.runs
-    }
-    assert own == {"cnn": (6, 4, "GPU 0"), "resnet": (12, 2, "GPU 1"), "resnet_ablation": (11, 3, "GPU 2")}
+    assert [pair.labels[1] for pair in found.pairs] == ["Simple CNN", "ResNet-18, decay 1e-4"]
+    wrong = [(run.predictions.actual != run.predictions.predicted).sum() for run in found.runs]
+    own = [(run.name, len(run.history), run.timing["device"]) for run in found.runs]
+    assert own == [("cnn", 6, "GPU 0"), ("resnet", 12, "GPU 1"), ("resnet_ablation", 11, "GPU 2")]
+    assert wrong == [4, 2, 3]
     for run in found.runs:
         assert run.calibration.images.sum() == run.per_class.images.sum() == 20
         assert run.per_class["class"].tolist() == ["1", "NA"]  # texts
     assert found.best.name == "resnet"
 
 
+CNN = {"model": "cnn", "title": "Simple CNN"}
+
+
 @pytest.mark.parametrize(
     ("others", "labels"),
     [
-        ([{"model": "cnn"}], ["ResNet-18", "Simple CNN"]),
+        ([CNN], ["ResNet-18", "Simple CNN"]),
         ([{"decay": 0.02}], ["ResNet-18, decay 5e-4", "ResNet-18, decay 0.02"]),
-        (
-            [{"model": "cnn", "decay": 0.02}, {"model": "cnn"}],
-            ["ResNet-18", "Simple CNN, decay 0.02", "Simple CNN, decay 5e-4"],
-        ),
+        ([CNN | {"decay": 0.02}, CNN], ["ResNet-18", "Simple CNN, decay 0.02", "Simple CNN, decay 5e-4"]),
         ([{"title": "ResNet-18, 16 channels"}, {"decay": 0.0}], ["a", "b", "ResNet-18, decay 0"]),
         ([{"epochs": 3}], ["a", "b"]),
     ],
 )
-def test_a_label_says_what_sets_a_run_apart_and_pairs_are_named_by_labels(experiment, results, others, labels):
-    experiment(
-        runs={name: RESNET | other for name, other in zip("abc", ({}, *others), strict=False)}, pairs={"x": ["b", "a"]}
-    )
+def test_a_label_says_what_sets_a_run_apart_and_pairs_are_named_by_labels(experiment, results, runs, others, labels):
+    experiment(runs=runs({}, *others), pairs={"x": ["b", "a"]})
     assert [run.label for run in results().runs] == labels
     assert results().pairs[0].labels == (labels[1], labels[0])
 
@@ -62,36 +61,32 @@ def test_a_table_that_evaluate_did_not_write_with_its_numbers_is_refused_in_one_
 @pytest.mark.parametrize("names", [True, False])
 def test_results_of_other_images_are_refused_in_one_line(experiment, results, names):
     experiment()
+    split, info = dict(np.load("data/test.npz")), Path("data/dataset.json")
     if names:
-        split = dict(np.load("data/test.npz"))
         np.savez("data/test.npz", **split | {"names": split["names"][::-1]})
     else:
-        info = Path("data/dataset.json")
         info.write_text(info.read_text().replace("ab12", "cd34"))
-    with pytest.raises(
-        UserError, match=r"^metrics/evaluation.json: of other images than those in data/; run `dvc repro`$"
-    ):
+    with pytest.raises(UserError, match=r"^metrics/evaluation.json: of other images than those in data/; run `dvc re"):
         results()
 
 
-def test_verdicts_use_p_before_it_is_rounded_and_adjusted_for_the_pairs(experiment, results):
-    runs = {"one": RESNET | {"wrong": [*range(117)]}, "two": RESNET | {"wrong": [*range(200, 350)], "decay": 0.1}}
-    experiment(labels=(0, 1) * 200, runs=runs, pairs={"x": ["one", "two"]})
-    (pair,) = results().pairs
-    assert pair.comparison.only_right == [150, 117]
-    assert (pair.verdict, round(pair.p, 4)) == ("better", 0.0434)  # z = 33 / √267
-    experiment(labels=(0, 1) * 200, runs=runs, pairs={"x": ["one", "two"], "y": ["one", "two"]})
-    assert [(pair.verdict, round(pair.p, 4)) for pair in results().pairs] == [("undecided", 0.0869)] * 2
-
-
-def test_equality_is_adjusted_for_the_pairs_too(experiment, results):
-    runs = {
-        "one": RESNET,
-        "two": RESNET | {"decay": 0.1},
-    }  # which answer alike: z = √(400 · 0.009 / 0.991) = 1.91, p = 0.028
-    for pairs, verdict in ((1, "equal"), (2, "undecided")):
-        experiment(labels=(0, 1) * 200, runs=runs, pairs={f"p{n}": [*runs] for n in range(pairs)}, study__margin=0.009)
-        assert [pair.verdict for pair in results().pairs] == [verdict] * pairs
+@pytest.mark.parametrize(
+    ("wrong", "margin", "alone", "two"),
+    [
+        ((range(117), range(200, 350)), 0.003, ("better", 0.0434), ("undecided", 0.0869)),  # z = 33 / √267
+        # The same answers: of equality, z = √(400 · 0.009 / 0.991) = 1.91, p = 0.028
+        ((range(7), range(7)), 0.009, ("equal", 1), ("undecided", 1)),
+    ],
+)
+def test_verdicts_use_p_before_it_is_rounded_and_adjusted_for_the_pairs(
+    experiment, results, runs, wrong, margin, alone, two
+):
+    of = runs({"wrong": [*wrong[0]]}, {"wrong": [*wrong[1]], "decay": 0.1})
+    for count, expected in ((1, alone), (2, two)):
+        experiment(
+            labels=(0, 1) * 200, runs=of, pairs={f"p{n}": ["a", "b"] for n in range(count)}, study__margin=margin
+        )
+        assert [(pair.verdict, round(pair.p, 4)) for pair in results().pairs] == [expected] * count
 
 
 def test_a_study_has_the_seeds_of_these_recipes_alone_and_at_least_three(experiment, writer, results):
@@ -99,10 +94,8 @@ def test_a_study_has_the_seeds_of_these_recipes_alone_and_at_least_three(experim
     wrong = {"cnn": 4, "resnet": 2, "resnet_ablation": 3}
     answers = {(seed, run): np.roll(np.arange(20) >= n, seed) for seed in (44, 42, 43) for run, n in wrong.items()}
     writer.seeds(answers)
-    found = results()
-    assert found.seed_accuracies.to_dict("index") == {
-        s: {"cnn": 0.8, "resnet": 0.9, "resnet_ablation": 0.85} for s in (42, 43, 44)
-    }
+    found, shares = results(), {run: 1 - n / 20 for run, n in wrong.items()}
+    assert found.seed_accuracies.to_dict("index") == dict.fromkeys((42, 43, 44), shares)
     assert not found.foreign
     assert [round(pair.recipes.difference, 9) for pair in found.pairs] == [0.1, 0.05]
     assert (found.pairs[0].recipes.seeds, found.pairs[0].recipes.images) == (3, 20)
@@ -110,7 +103,7 @@ def test_a_study_has_the_seeds_of_these_recipes_alone_and_at_least_three(experim
     table = Path("plots/seeds.csv")
     table.write_text(table.read_text().replace(recipe_digest(writer.evaluation(), "cnn"), "0" * 64))
     other = results()
-    assert (other.foreign, other.study["cnn"]) == (True, {})
+    assert (other.foreign, other.study["cnn"].isna().all()) == (True, True)
     assert [pair.recipes is None for pair in other.pairs] == [True, False]
     writer.seeds({key: right for key, right in answers.items() if key[0] != 44})
     assert [pair.recipes for pair in results().pairs] == [None, None]
@@ -123,5 +116,5 @@ def test_the_digest_of_a_recipe_leaves_out_seed_and_place_of_the_images_alone(ex
 
     first = digest()
     assert first == digest(runs={n: run | {"seed": 7} for n, run in writer.runs.items()}, data__path="elsewhere")
-    for changes in ({"size": 16}, {"data__validation": 0.1}, {"runs": {"cnn": RESNET}, "pairs": {}}):
+    for changes in ({"size": 16}, {"data__validation": 0.1}, {"runs": {"cnn": writer.runs["resnet"]}, "pairs": {}}):
         assert digest(**changes) != first
