@@ -101,14 +101,15 @@ def test_each_shape_is_captured_once_after_a_warm_up_on_the_same_side_stream_and
         return argument + 1
 
     graphed, captured = GraphedFunction(function, []), []
-    for count in (3, 2, 3, 2):
+    arguments = [torch.arange(count) + 10 * number for number, count in enumerate((3, 2, 3, 2))]
+    kept = [argument.clone() for argument in arguments]
+    for argument in arguments:
         LOG.clear()
-        argument = torch.arange(count)
-        assert graphed(argument).tolist() == [1, 2, 3][:count]
-        assert argument.tolist() == [0, 1, 2][:count]
+        assert graphed(argument).equal(argument + 1)
         captured.append([step for step, _ in itertools.groupby(LOG)])
     first = ["side waits for main", "call on side", "main waits for side", "capture", "call on side", "replay"]
     assert captured == [first, first, ["replay"], ["replay"]]
+    assert all(argument.equal(old) for argument, old in zip(arguments, kept, strict=True))
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

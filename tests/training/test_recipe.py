@@ -84,7 +84,7 @@ def test_a_mistake_in_any_run_is_found_by_the_first_training(changes, run, messa
 @pytest.mark.parametrize(("name", "model"), [("cnn", cnn), ("resnet", resnet)])
 def test_fresh_weights_follow_from_the_seed_alone_and_leave_torchs_random_state(name, model):
     state = torch.get_rng_state()
-    seeds = (1, 1, 2, 2**31, -1)  # torch's generator of the CPU takes the lower 32 bits alone
+    seeds = (1, 1, 2, 2**16 + 1, 2**31 + 1, -1)  # torch's generator of the CPU takes the lower 32 bits alone
     drawn = [nn.utils.parameters_to_vector(build_model(recipe(name, seed=seed), 4).parameters()) for seed in seeds]
     assert torch.equal(torch.get_rng_state(), state)
     assert drawn[0].equal(drawn[1])

@@ -62,6 +62,7 @@ def test_probabilities_are_the_softmax_of_the_networks_logits_on_normalised_imag
     log, shares = (f(DATA.held_out.images) for f in (classifier.log_probabilities, classifier.probabilities))
     torch.testing.assert_close(torch.from_numpy(log), expected.log_softmax(1), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.from_numpy(shares), expected.softmax(1), atol=1e-6, rtol=0)
+    assert shares.sum(1) == pytest.approx(1, abs=1e-14)
 
 
 def test_the_logarithm_of_a_tiny_probability_is_no_limit_of_floats():
