@@ -3,89 +3,70 @@
 python -m stages.commands.curve train.weight_decay --to curve.png
 """
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
 from stages.reporting import figures  # isort: skip - before matplotlib
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stages.commands.seeds import equal_but, read_trainings
+from stages.commands.seeds import alike, read_trainings
 from stages.common import cli
-from stages.common.errors import UserError, shown
+from stages.common.errors import UserError, printable, shown
 from stages.common.files import write_bytes
-from stages.reporting.wording import percent, percent_range, scientific
+from stages.reporting.wording import percent
 
-FORMS = (".svg", ".png")  # in the order of what figures.draw returns
+ACCURACY = ["accuracy", "low", "high"]  # the ends of its 95 % interval over the test images
 
 
 def main(args: Namespace) -> None:
     """Write the chart, and print its numbers."""
-    if args.to.suffix not in FORMS:
-        raise UserError(f"--to {args.to}: choose a name that ends in {' or '.join(FORMS)}")
-    dots, validated = read_dots(args.parameter)
-    write_bytes(args.to, figures.draw(draw, dots, args.parameter)[FORMS.index(args.to.suffix)])
-    values, ranges = dots.value.map(written), dots.interval.map(percent_range)
-    table = dots.assign(value=values, accuracy=dots.accuracy.map(percent), interval=ranges)
-    print(table.rename(columns={"value": args.parameter, "interval": "95% interval"}).to_string(index=False))
-    print(f"{args.to}: each training with its interval over the test images, and the means over the seeds")
-    if validated:
+    evaluation, trainings = read_trainings()
+    dots, to = dots_of(trainings, args.parameter), args.to.with_suffix(".png")
+    write_bytes(to, figures.draw(draw, dots, args.parameter)[1])
+    print(dots.to_string(index=False, formatters=dict.fromkeys(ACCURACY, percent)))
+    print(f"{printable(to)}: value is {args.parameter}; low to high is the 95% interval over the test images.")
+    if evaluation.parameters["data.validation"]:
         print("These are test accuracies: choose a value by the validation accuracy (plots/curves.csv).")
     else:
-        print(f"The best of these {values.nunique()} values is chosen on the test set, and so looks better than it is;")
+        print(f"The best of these {dots.value.nunique()} was chosen on the test set, and looks better than it is;")
         print("with data.validation above 0 there are images to choose on.")
 
 
-def read_dots(parameter: str) -> tuple[pd.DataFrame, bool]:
-    """Read the trainings that equal those of the workspace in all but this parameter and the seed.
+def dots_of(trainings: pd.DataFrame, parameter: str) -> pd.DataFrame:
+    """Return the trainings that equal those of the workspace in all but this parameter and the seed.
 
     Returns:
-        Columns run, value, seed, accuracy, interval, in this order; and whether there are validation images.
+        Columns run, value (a number or a text), seed, accuracy, low, high; sorted by the first three.
 
     Raises:
-        UserError: no training of the workspace has the parameter, or all trainings have the same value.
+        UserError: there are fewer than two values.
     """
-    own, others = read_trainings()
-    if not any(parameter in training.parameters for training in own):
-        raise UserError(f"{shown(parameter)} is no parameter of a training; one is train.weight_decay")
-    rows = [
-        (of.run, of.parameters[parameter], of.parameters["seed"], of.tested.accuracy, of.tested.interval)
-        for of in equal_but(own, others, parameter, "seed")
-        if parameter in of.parameters
-    ]
-    dots = pd.DataFrame(rows, columns=["run", "value", "seed", "accuracy", "interval"])
-    if not all(isinstance(value, (int, float)) for value in dots.value):
-        dots["value"] = dots.value.map(written)
+    of = alike(trainings, parameter, "seed")
+    dots = of.assign(value=[parameters.get(parameter) for parameters in of.parameters]).dropna(subset="value")
+    if dots.value.dtype.kind not in "if":
+        dots["value"] = dots.value.map(str)
     if dots.value.nunique() < 2:
-        raise UserError(f"{parameter} has one value in all experiments; vary it with `dvc exp run --set-param`")
-    return dots.sort_values(["run", "value", "seed"]), bool(own[0].evaluation.parameters["data.validation"])
-
-
-def written(value: object) -> str:
-    """Write a value as params.yaml has it."""
-    return scientific(value) if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+        raise UserError(f"{shown(parameter)} has no two values in the experiments; vary one by `dvc exp run -S`")
+    keys = ["run", "value", "seed"]
+    return dots[[*keys, *ACCURACY]].drop_duplicates(keys).sort_values(keys)
 
 
 def draw(dots: pd.DataFrame, parameter: str) -> Figure:
     """Draw accuracies against the values, whose axis is logarithmic if they are positive and span a factor of ten.
 
     Args:
-        dots: see `read_dots`.
+        dots: see `dots_of`.
     """
     figure, axes = figures.blank(6.5, 4)
-    for number, (run, of_run) in enumerate(dots.groupby("run")):
-        marker, dashes = figures.MARKERS[number % 7], figures.DASHES[number % 7]
-        low, high = np.stack(of_run.interval).T
-        errors = of_run.accuracy - low, high - of_run.accuracy
-        look = {"color": f"C{number}", "elinewidth": 1, "capsize": 3 + number, "label": run}
-        axes.errorbar(of_run.value, of_run.accuracy, errors, fmt=marker, **look)
-        axes.plot(of_run.groupby("value").accuracy.mean(), color=f"C{number}", linestyle=dashes)
-    if dots.value.dtype != object and 0 < 10 * dots.value.min() <= dots.value.max():
+    for number, (run, of) in enumerate(dots.groupby("run")):
+        errors, marker = (of.accuracy - of.low, of.high - of.accuracy), figures.MARKERS[number % 7]
+        axes.errorbar(of.value, of.accuracy, errors, fmt=marker, color=f"C{number}", capsize=3, label=run)
+        means = of.groupby("value").accuracy.mean()
+        axes.plot(means, color=f"C{number}", linestyle=figures.DASHES[number % 7])
+    if dots.value.dtype.kind in "if" and 0 < 10 * dots.value.min() <= dots.value.max():
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: scientific(value))
     axes.set(xlabel=parameter, ylabel="Test accuracy, with 95% interval")
     axes.yaxis.set_major_formatter(lambda value, _: figures.tick_percent(value))
     axes.grid(axis="y")
@@ -96,5 +77,5 @@ def draw(dots: pd.DataFrame, parameter: str) -> Figure:
 if __name__ == "__main__":
     parser = cli.parser("curve", __doc__)
     parser.add_argument("parameter", help="its name in params.yaml, such as train.weight_decay")
-    parser.add_argument("--to", type=Path, default=Path("curve.png"), metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--to", type=Path, default=Path("curve.png"), metavar="PNG", help="default: %(default)s")
     cli.run(main, parser)

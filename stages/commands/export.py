@@ -23,8 +23,7 @@ class Program(nn.Module):
     def __init__(self, classifier: Classifier):
         super().__init__()
         data = classifier.card.data
-        self.mean = nn.Buffer(torch.tensor(data.mean).view(3, 1, 1))
-        self.std = nn.Buffer(torch.tensor(data.std).view(3, 1, 1))
+        self.mean, self.std = (nn.Buffer(torch.tensor(of).view(3, 1, 1)) for of in (data.mean, data.std))
         self.network = classifier.network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -40,23 +39,13 @@ def main(args: Namespace) -> None:
     program = torch.export.export(Program(classifier).eval(), (images,), dynamic_shapes=shapes)
     with replacing(to) as file:
         torch.export.save(program, file)
-    write_json(Path(f"{to}.json"), model_card(classifier, to.name))
-    print(
-        f"{printable(to)}, and its card beside it: {classifier.card.recipe.title}, {classifier.parameters:,} parameters"
-    )
-
-
-def model_card(classifier: Classifier, file: str) -> dict[str, object]:
-    """Return how to use the program, and how the model was trained."""
-    size = classifier.card.data.image_size
-    return {
-        "title": classifier.card.recipe.title,
-        "parameters": classifier.parameters,
-        "use": f'torch.export.load("{file}").module()(images)',
+    use = {
+        "use": f'torch.export.load("{to.name}").module()(images)',
         "images": f"float32 N×3×{size}×{size}, RGB in [0, 1], up to 4,096 at a time",
         "returns": f"probabilities, float32 N×{len(classifier.classes)}, in the order of data.classes",
-        **classifier.card.model_dump(mode="json"),
     }
+    write_json(Path(f"{to}.json"), use | classifier.card.model_dump(mode="json"))
+    print(f"{printable(to)}, and its card beside it: {classifier.card.recipe.title}")
 
 
 if __name__ == "__main__":

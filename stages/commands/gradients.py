@@ -1,76 +1,69 @@
 """Print how much of the gradient reaches the first layers of a fresh ResNet, with its shortcuts and without.
 
+With batch normalisation, gradients grow from layer to layer (Yang et al. 2019, *A mean field theory of batch
+normalization*); shortcuts hold that down.
+
 python -m stages.commands.gradients
 python -m stages.commands.gradients --blocks 8 8 8 8
 """
 
 from argparse import Namespace
 
+import pandas as pd
 import torch
-from pydantic import ValidationError
+from torch import Tensor
 
 from stages.common import cli
-from stages.common.errors import UserError, explain
-from stages.common.params import load_params
-from stages.models.resnet import BasicBlock, ResNet, Settings
+from stages.common.errors import UserError
+from stages.models.resnet import BasicBlock, ResNet
 
-IMAGES = 2
+SEED, IMAGES, CHANNELS = 42, 2, 64
 MATTERS = 10  # times as large or as small
 
 
 def main(args: Namespace) -> None:
-    """Compare two networks with the same initial weights."""
-    params = load_params()
-    chosen = {"blocks": args.blocks} if args.blocks else {}
-    try:
-        settings = Settings.model_validate(params.models.get("resnet", {}) | chosen)
-    except ValidationError as error:
-        raise UserError(f"resnet: {explain(error, Settings)}") from error
-    models = (network(settings, params.seed, shortcuts) for shortcuts in (True, False))
-    norms = [gradient_norms(model, params.data.image_size, params.seed) for model in models]
-    print(f"Gradient norms of a fresh {settings.title}, sum of the logits of {IMAGES} random images:")
-    print(f"{'':24}{'with shortcuts':>16}{'without':>12}")
-    for name in norms[0]:
-        print(f"{name:24}{norms[0][name]:>16.4g}{norms[1][name]:>12.4g}")
-    print(conclusion(norms[1]["conv1"] / norms[0]["conv1"], settings.title.partition(",")[0]))
+    """Compare a network on random images with the same network without its shortcuts."""
+    if min(args.blocks) < 1:
+        raise UserError(f"--blocks {' '.join(map(str, args.blocks))}: each layer has a block at least")
+    torch.manual_seed(SEED)
+    model, x = ResNet(10, CHANNELS, args.blocks), torch.randn(IMAGES, 3, 32, 32)
+    norms = pd.DataFrame({"with shortcuts": gradient_norms(model, x)})
+    remove_shortcuts(model)
+    norms["without"] = gradient_norms(model, x)
+    print(norms.to_string(float_format="{:.4g}".format))
+    print(conclusion(norms["without"]["conv1"] / norms["with shortcuts"]["conv1"]))
 
 
-def conclusion(ratio: float, title: str) -> str:
+def conclusion(ratio: float) -> str:
     """Say what follows from the gradient at conv1 without shortcuts, divided by that with them."""
-    found = f"Without shortcuts, the gradient at conv1 is {ratio:,.{2 * (ratio < MATTERS)}f} times as large"
-    if ratio >= MATTERS:
-        reason = "With batch normalisation, gradients grow from layer to layer (Yang et al. 2019)"
-        return f"{found}: in {title}, gradients explode.\n{reason}; shortcuts hold that down."
-    if ratio <= 1 / MATTERS:
-        return f"{found}: in {title}, gradients vanish."
-    return f"{found}: at the depth of {title}, shortcuts\nhardly matter for the gradient. Try --blocks 8 8 8 8."
+    effect = f"gradients {'explode' if ratio > 1 else 'vanish'}."
+    if 1 / MATTERS < ratio < MATTERS:
+        effect = "at this depth, shortcuts hardly matter for it. Try --blocks 8 8 8 8."
+    return f"Without shortcuts, the gradient at conv1 is {ratio:.3g} times as large:\n{effect}"
 
 
-def network(settings: Settings, seed: int, shortcuts: bool) -> ResNet:
-    """Return a network for ten classes; its initial weights depend on the settings and the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed % 2**64)
-        model = ResNet(10, settings.base_channels, settings.blocks)
+def remove_shortcuts(model: ResNet) -> None:
+    """Add nothing to what the convolutions of a block return."""
     for module in model.modules():
-        if isinstance(module, BasicBlock) and not shortcuts:
-            module.shortcut.register_forward_hook(lambda *_: 0)  # its output: nothing is added
-    return model
+        if isinstance(module, BasicBlock):
+            module.shortcut.register_forward_hook(lambda *_: 0)  # in place of its output
 
 
-def gradient_norms(model: ResNet, image_size: int, seed: int) -> dict[str, float]:
-    """Return the Euclidean norm of the gradient of the summed logits at the input, and in the first and last layers."""
-    random = torch.Generator().manual_seed(seed % 2**64)
-    x = torch.randn(IMAGES, 3, image_size, image_size, generator=random)
-    x = x.to(model.fc.weight).requires_grad_()
-    last = len(model.layer4) - 1
-    places = {"conv1": "conv1", "layer4, first conv": "layer4.0.conv1", "layer4, last conv": f"layer4.{last}.conv2"}
-    weights = dict(model.named_parameters())
-    tensors = {"input": x} | {place: weights[f"{name}.weight"] for place, name in places.items()}
-    gradients = torch.autograd.grad(model(x).sum(), [*tensors.values()])
-    return {place: float(gradient.norm()) for place, gradient in zip(tensors, gradients, strict=True)}
+def gradient_norms(model: ResNet, x: Tensor) -> dict[str, float]:
+    """Return the Euclidean norm of the gradient of the summed logits in the first and the last layers.
+
+    Args:
+        x: images, float B×3×H×W.
+    """
+    names = ["conv1", "layer4.0.conv1", f"layer4.{len(model.layer4) - 1}.conv2"]
+    gradients = torch.autograd.grad(model(x).sum(), [model.get_parameter(f"{name}.weight") for name in names])
+    return {name: float(gradient.norm()) for name, gradient in zip(names, gradients, strict=True)}
 
 
 if __name__ == "__main__":
     parser = cli.parser("gradients", __doc__)
-    parser.add_argument("--blocks", type=int, nargs=4, metavar="N", help="in each layer; default: as in params.yaml")
+
+    parser.add_argument(
+        "--blocks", type=int, nargs=4, default=[2, 2, 2, 2], metavar="N", help="in each layer; default: ResNet-18's"
+    )
     cli.run(main, parser)
