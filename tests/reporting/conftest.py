@@ -18,7 +18,6 @@ from stages.evaluation.metrics import Evaluation, TestResult, compare, suspects
 from stages.reporting import page
 from stages.reporting.results import Results, read_results, recipe_digest
 
-NETWORK = {"base_channels": 64, "blocks": [2, 2, 2, 2]}
 COLUMNS = ("model", "title", "wrong", "decay", "epochs", "gap", "seconds")  # `wrong`: images, the most confident first
 RUNS: dict[str, dict[str, Any]] = {
     "cnn": dict(zip(COLUMNS, ("cnn", "Simple CNN", [0, 11, 3, 4], 5e-4, 6, 0.02, 59.94), strict=True)),
@@ -29,9 +28,8 @@ PAIRS = {"model": ["resnet", "cnn"], "weight_decay": ["resnet", "resnet_ablation
 
 
 def recipe(name: str, run: dict[str, Any]) -> dict[str, Any]:
-    train = {"learning_rate": 0.1, "weight_decay": run["decay"], "keep": run.get("keep", "best")}
-    settings = {"epochs": run["epochs"], **(NETWORK if run["model"] == "resnet" else {})}
-    return {"run": name, "model": run["model"], "seed": run.get("seed", 42), "settings": settings, "train": train}
+    train = {"weight_decay": run["decay"], "keep": run.get("keep", "best")}
+    return {"run": name, "model": run["model"], "seed": run.get("seed", 42), "settings": {}, "train": train}
 
 
 def history(run: dict[str, Any], number: int, accuracy: float, held_out: str) -> pd.DataFrame:
@@ -39,9 +37,8 @@ def history(run: dict[str, Any], number: int, accuracy: float, held_out: str) ->
     epoch, epochs = np.arange(1, run["epochs"] + 1), run["epochs"]
     accuracies = np.append(np.linspace(accuracy / 2, accuracy, epochs - 1), accuracy - 0.01 * (number + 1))[-epochs:]
     gaps = run["gap"] * epoch / epochs
-    columns = {"epoch": epoch, "train_loss": (1 + number) / epoch, "train_accuracy": accuracies + gaps}
-    columns |= {f"{held_out}_loss": (1.5 + number) / epoch, f"{held_out}_accuracy": accuracies}
-    return pd.DataFrame(columns | {"generalization_gap": gaps, "learning_rate": 0.1 / (1 + number)})
+    columns = {"epoch": epoch, f"{held_out}_loss": (1.5 + number) / epoch, f"{held_out}_accuracy": accuracies}
+    return pd.DataFrame(columns | {"generalization_gap": gaps})
 
 
 def tested(name: str, run: dict[str, Any], number: int, split: Split, classes: list[str]) -> TestResult:
@@ -93,18 +90,17 @@ def write_experiment(
     files.write_json(files.EVALUATION, Evaluation(**record, files=digests))
 
 
-def evaluation() -> Evaluation:
-    return files.parse_json(files.EVALUATION.read_bytes(), Evaluation, files.EVALUATION)
+def digest(run: str) -> str:
+    return recipe_digest(files.parse_json(files.EVALUATION.read_bytes(), Evaluation, files.EVALUATION), run)
 
 
 def write_seeds(answers: dict[tuple[int, str], np.ndarray]) -> None:
     """Write plots/seeds.csv of the experiment that is there: by seed and run, which test images are right."""
-    columns = ["seed", "run", "images", "correct", "recipe"]
     rows = [
-        (seed, run, len(right), base64.b64encode(np.packbits(right)).decode(), recipe_digest(evaluation(), run))
+        (seed, run, len(right), base64.b64encode(np.packbits(right)).decode(), digest(run))
         for (seed, run), right in answers.items()
     ]
-    files.write_csv(files.SEEDS, pd.DataFrame(rows, columns=columns))
+    files.write_csv(files.SEEDS, pd.DataFrame(rows, columns=["seed", "run", "images", "correct", "recipe"]))
 
 
 def read() -> Results:
@@ -114,7 +110,7 @@ def read() -> Results:
 @pytest.fixture(scope="session")
 def writer() -> SimpleNamespace:
     """What writes results and reads them, and the runs that are written."""
-    return SimpleNamespace(experiment=write_experiment, seeds=write_seeds, evaluation=evaluation, runs=RUNS)
+    return SimpleNamespace(experiment=write_experiment, seeds=write_seeds, digest=digest, runs=RUNS)
 
 
 @pytest.fixture

@@ -29,9 +29,8 @@ def test_page_text_and_figures_are_written_without_torch_and_80_columns_printed(
     with chdir(tmp_path):
         writer.experiment(("cat", "猫"))
     environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent), "MPLBACKEND": "x", "PYTHONPATH": "."}
-    done = subprocess.run(
-        [sys.executable, "-c", STAGE], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8"
-    )
+    command = [sys.executable, "-c", STAGE]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
     assert (done.returncode, "missing from font" in done.stderr) == (0, True), (
         done.stderr
     )  # matplotlib names the letter
