@@ -1,7 +1,7 @@
 """A model of one's own for tests of processes: quick, with dropout, of images of 8×8 pixels.
 
-It waits before the training batch whose number is in the file `hold`, and then writes `held`: so a test disturbs a
-training where it wants to, however fast the machine is.
+It waits before the training batch whose number is in the file `hold`, and writes `held`; an empty `hold` lets it go on.
+So a test disturbs a training where it wants to, however fast the machine is.
 """
 
 import os
@@ -16,10 +16,6 @@ from stages.common.params import PositiveInt, Section
 
 class Settings(Section):
     epochs: PositiveInt
-    width: int = 32
-    outputs: int = 2
-    frozen: bool = False
-    plain: bool = False
     apart: bool = False  # each rank has other weights
 
     @property
@@ -38,21 +34,12 @@ class Hold(nn.Module):
         self.calls += self.training
         for buffer in self.buffers():
             buffer.fill_(int(os.environ["RANK"]))
-        while self.training and wanted() == str(self.calls):
+        while self.training and Path("hold").exists() and Path("hold").read_text() == str(self.calls):
             Path("held").write_text(str(self.calls))
             time.sleep(0.001)
         return x
 
 
-def wanted() -> str:
-    try:
-        return Path("hold").read_text()
-    except FileNotFoundError:
-        return ""
-
-
 def build(settings: Settings, classes: int) -> nn.Module:
-    between = [] if settings.plain else [nn.BatchNorm1d(settings.width), nn.Dropout(0.5)]
-    first, last = nn.Linear(192, settings.width), nn.Linear(settings.width, settings.outputs)
-    first.requires_grad_(not settings.frozen)
-    return nn.Sequential(Hold(settings.apart), nn.Flatten(), first, nn.ReLU(), *between, last)
+    network = [nn.Linear(192, 32), nn.ReLU(), nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Linear(32, classes)]
+    return nn.Sequential(Hold(settings.apart), nn.Flatten(), *network)
