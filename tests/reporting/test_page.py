@@ -190,7 +190,7 @@ def test_no_command_holds_what_a_command_line_may_change(committed, value):
 MEASURE = """<!doctype html><meta charset="utf-8"><body><script>
 for (const page of %s) for (const width of [390, 1100]) {
   const frame = document.createElement("iframe");
-  frame.style.cssText = `border: 0; width: ${width}px`;
+  frame.style.cssText = `border: 0; width: ${width}px; height: 800px`;
   frame.onload = () => {
     const all = frame.contentDocument.documentElement, boxes = width > 390 ? all.querySelectorAll(".scroll") : [];
     all.querySelectorAll("details").forEach(fold => fold.open = true);
