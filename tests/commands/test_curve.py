@@ -1,24 +1,42 @@
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from stages.commands import curve
+from stages.commands.seeds import alike
 from stages.common.errors import UserError
-from tests.commands.trainings import training, trainings
+
+
+def training(run: str, accuracy: float, own: bool = False, code: str = "c1", **changes: Any) -> dict[str, Any]:
+    """A row of `read_trainings`; a change is `section__key=value`."""
+    parameters = {"seed": 42, "train.momentum": 0.9, f"{run}.epochs": 5, "train.weight_decay": 5e-4}
+    parameters |= {name.replace("__", "."): value for name, value in changes.items()}
+    row = {"run": run, "accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.04, "own": own}
+    return row | {"seed": parameters["seed"], "inputs": {"stages/training": code}, "parameters": parameters}
+
+
+def trainings(*others: dict[str, Any], **changes: Any) -> pd.DataFrame:
+    """A training of each run in the workspace, and others."""
+    own = [training(run, accuracy, own=True, **changes) for run, accuracy in (("cnn", 0.9), ("resnet", 0.8))]
+    return pd.DataFrame([*own, *others])
+
+
+def test_alike_is_what_differs_in_the_named_parameters_alone():
+    others = {"seed": 7}, {"seed": 8, "train__momentum": 0.5}, {"seed": 9, "code": "c2"}
+    table = trainings(*(training("cnn", 0.7, **changes) for changes in others), training("other", 0.7, seed=10))
+    assert alike(table, "seed").seed.tolist() == [42, 42, 7]
+    assert alike(table, "seed", "train.momentum").seed.tolist() == [42, 42, 7, 8]
 
 
 def test_each_training_that_differs_in_the_parameter_and_the_seed_is_a_dot_once():
-    others = (
-        training("cnn", 0.6, cnn__epochs=20, seed=43),
-        training("cnn", 0.7, cnn__epochs=20),
-        training("cnn", 0.5, cnn__epochs=3),
-        training("cnn", 0.5, cnn__epochs=3),
-        training("cnn", 0.4, cnn__epochs=3, train__momentum=0.1),
-    )
-    dots = curve.dots_of(trainings(*others), "cnn.epochs")
+    found = [(0.6, 20, 43), (0.7, 20, 42), (0.5, 3, 42), (0.5, 3, 42)]
+    others = [training("cnn", share, cnn__epochs=epochs, seed=seed) for share, epochs, seed in found]
+    dots = curve.dots_of(trainings(*others, training("cnn", 0.4, train__momentum=0.1, seed=44)), "cnn.epochs")
     expected = [["cnn", 3, 42, 0.5], ["cnn", 5, 42, 0.9], ["cnn", 20, 42, 0.7], ["cnn", 20, 43, 0.6]]
     assert dots[["run", "value", "seed", "accuracy"]].values.tolist() == expected
 

@@ -9,18 +9,13 @@ from stages.common.errors import UserError
 from stages.models.resnet import ResNet
 
 
-def test_the_norm_is_the_slope_of_the_summed_logits_along_the_gradient():
-    torch.manual_seed(3)
-    model, x = ResNet(10, 16, [1, 1, 1, 1]).double(), torch.randn(2, 3, 32, 32).double()
-    norm, weight = gradient_norms(model, x)["conv1"], model.conv1.weight
-    (gradient,) = torch.autograd.grad(model(x).sum(), weight)
-    with torch.no_grad():
-        step = 1e-7 * gradient / gradient.norm()
-        weight += step
-        above = model(x).sum()
-        weight -= 2 * step
-        slope = (above - model(x).sum()) / 2e-7
-    assert abs(slope - norm) < 1e-3 * norm
+def test_a_norm_is_that_of_the_gradient_of_the_summed_logits():
+    model, x = ResNet(10, 16, [1, 1, 1, 2]), torch.randn(2, 3, 32, 32)
+    norms = gradient_norms(model, x)
+    model(x).sum().backward()
+    assert norms["conv1"] == pytest.approx(float(model.conv1.weight.grad.square().sum().sqrt()), rel=1e-3)
+    last = model.layer4[1].conv2.weight.grad
+    assert norms["layer4.1.conv2"] == pytest.approx(float(last.square().sum().sqrt()), rel=1e-3)
 
 
 def test_without_its_shortcut_a_block_is_its_two_convolutions_alone():
@@ -39,14 +34,12 @@ def test_deep_networks_explode_without_shortcuts_and_the_command_says_so(monkeyp
     assert head.split() == ["with", "shortcuts", "without"]
     name, with_shortcuts, without = conv1.split()
     assert (name, effect) == ("conv1", "gradients explode.")
-    assert f"{float(without) / float(with_shortcuts):.2g}" == f"{float(ratio.split()[7]):.2g}"
+    assert float(ratio.split()[7]) == pytest.approx(float(without) / float(with_shortcuts), rel=0.01)
 
 
 def test_the_conclusion_follows_from_the_numbers():
-    assert conclusion(0.05).endswith("is 0.05 times as large:\ngradients vanish.")
-    assert conclusion(9.9).endswith("is 9.9 times as large:\nat this depth, shortcuts hardly matter for it. "
-                                    "Try --blocks 8 8 8 8.")  # fmt: skip
-    assert conclusion(450.2).endswith("is 450 times as large:\ngradients explode.")
+    assert conclusion(0.05).endswith("at conv1 is 0.05 times as large:\ngradients vanish.")
+    assert "at conv1 is 9.9 times as large:\nat this depth, shortcuts hardly matter" in conclusion(9.9)
 
 
 def test_impossible_blocks_end_in_one_line():

@@ -13,12 +13,7 @@ from stages.training.weights import Card, to_bytes
 from tests.pipeline import ROOT
 from tests.training.toys import dataset, fresh, recipe
 
-USE = """
-from stages.training.weights import load_model
-
-classifier = load_model("cnn.safetensors")
-print(classifier.classify("photo.png"))
-"""
+USE = 'from stages.training.weights import load_model; print(load_model("cnn.safetensors").classify("photo.png"))'
 
 
 def test_a_model_is_used_from_another_folder_and_with_types(tmp_path):
@@ -40,9 +35,8 @@ def test_a_model_is_used_from_another_folder_and_with_types(tmp_path):
     card = Card(recipe=recipe(), data=dataset().info, history=[])
     (elsewhere / "cnn.safetensors").write_bytes(to_bytes(card, fresh(recipe()).state_dict()))
     Image.new("RGB", (300, 200), (200, 30, 30)).save(elsewhere / "photo.png")
-    (elsewhere / "use.py").write_text(USE)
     environment = os.environ | {"PYTHONPATH": str(installed), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "use.py"], cwd=elsewhere, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", USE], cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("{'class ")
     assert Path(installed / "stages/py.typed").exists()

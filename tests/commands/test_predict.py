@@ -1,5 +1,4 @@
 import os
-import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -51,21 +50,6 @@ def test_a_file_and_an_image_of_any_mode_are_classified_as_their_pixels_are(data
     assert classifier.classify(Image.new("L", (40, 20), 100)) == pytest.approx(grey, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("missing.png", "missing.png: no such file; name an image"),
-        (".", ".: "),
-        ("text.png", "text.png: not an image that can be read"),
-        (Image.new("F", (8, 8)), "32-bit pixels"),
-    ],
-)
-def test_what_is_no_image_is_refused_in_a_line(data, given, message):
-    Path("text.png").write_text("this is no image")
-    with pytest.raises(UserError, match=re.escape(message)):
-        load_model(MODEL).classify(given)
-
-
 def test_each_file_has_a_line_and_a_bad_one_loses_no_other_answer(data, stage):
     """In any order of arguments; a name that is no UTF-8 and one with an escape sequence among them."""
     expected = line(data.held_out.images[0])
@@ -76,15 +60,10 @@ def test_each_file_has_a_line_and_a_bad_one_loses_no_other_answer(data, stage):
         os.link("a b.png", name)
     arguments = "a b.png", "text.png", "--model", MODEL, strange[0], "missing.png", strange[1]
     done = stage("stages.commands.predict", *arguments)
-    assert done.stdout.splitlines() == [
-        f"a b.png: {expected}",
-        rf"red\x1b[31m.png: {expected}",
-        rf"caf\udce9.png: {expected}",
-    ]
-    assert [said.split(": ")[:2] for said in done.stderr.splitlines()] == [
-        ["predict", "text.png"],
-        ["predict", "missing.png"],
-    ]
+    names = ["a b.png", r"red\x1b[31m.png", r"caf\udce9.png"]
+    assert done.stdout.splitlines() == [f"{name}: {expected}" for name in names]
+    bad = ["predict: text.png: not an image that can be read", "predict: missing.png: no such file; name an image"]
+    assert [said.startswith(of) for said, of in zip(done.stderr.splitlines(), bad, strict=True)] == [True, True]
     assert done.returncode == 1
 
 
@@ -97,7 +76,6 @@ def test_examples_are_spread_over_the_test_images_and_come_with_names_and_answer
     assert capsys.readouterr().out.splitlines() == expected
 
 
-@pytest.mark.parametrize("count", [0, -1])
-def test_nothing_to_classify_ends_in_one_line(count):
+def test_nothing_to_classify_ends_in_one_line():
     with pytest.raises(UserError, match="name image files to classify"):
-        predict.main(Namespace(images=[], model=MODEL, examples=count))
+        predict.main(Namespace(images=[], model=MODEL, examples=-1))
