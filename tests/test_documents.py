@@ -1,0 +1,70 @@
+"""Figures of the documents, recomputed from what they are said to follow from, by other libraries."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+ROOT = Path(__file__).parents[1]
+
+
+def rows(document: str, heading: str) -> list[list[list[float]]]:
+    """The numbers in each row of the tables under a heading, cell by cell, a table after the other."""
+    section = (ROOT / document).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.replace("−", "-").splitlines() if line.startswith("| ")]
+    cells = [[cell.replace(",", "") for cell in line.strip("| ").split("|")] for line in lines]
+    return [[[float(n) for n in re.findall(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?", cell)] for cell in row] for row in cells]
+
+
+def test_the_intervals_of_single_trainings_are_wilsons_and_the_differences_are_theirs():
+    models, questions = (rows("docs/results.md", "One longer training of each")[a:b] for a, b in ((2, 5), (7, 9)))
+    accuracies = []
+    for row in models:
+        (best,), (low, high) = row[3], row[4]
+        low_high = proportion_confint(round(best * 100), 10_000, method="wilson")
+        assert [low, high] == [round(100 * limit, 2) for limit in low_high]
+        accuracies.append(best)
+    cnn, resnet, ablation = accuracies
+    p_values = []
+    for row, difference in zip(questions, (resnet - cnn, resnet - ablation), strict=True):
+        (shown,), (low, high), (first, second) = row[1], row[2], row[3]
+        assert shown == pytest.approx(difference, abs=1e-9)
+        assert (first - second) / 100 == pytest.approx(difference, abs=1e-9)
+        p_values.append(mcnemar([[0, first], [second, 0]], exact=False, correction=False).pvalue)
+        for limit in (low, high):  # Tango's score at the limit is the normal quantile
+            assert abs(score(first, second, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02)
+    assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in p_values]
+    adjusted = multipletests(p_values, method="holm")[1]
+    assert [row[5][0] for row in questions] == [float(f"{p:.2g}") for p in adjusted]
+
+
+def score(first: float, second: float, images: int, difference: float) -> float:
+    """The score of a difference, its nuisance parameter found by maximising the likelihood on a grid (Tango 1998)."""
+    shares = np.linspace(max(0, -difference), (1 - difference) / 2, 400_001)[
+        1:-1
+    ]  # that the second has alone
+    rest = images - first - second
+    likelihood = first * np.log(shares + difference) + second * np.log(shares)
+    likelihood += rest * np.log(1 - 2 * shares - difference)
+    share = shares[likelihood.argmax()]
+    variance = images * (2 * share + difference * (1 - difference))
+    return (first - second - images * difference) / np.sqrt(variance)
+
+
+def test_the_figures_of_five_seeds_are_those_of_a_paired_t_test():
+    table = rows("docs/results.md", "Five seeds, few epochs")
+    cnn, resnet, ablation = np.array([[cell[0] for cell in row[1:]] for row in table[2:7]]).T
+    p_values = []
+    for row, (first, second) in zip(table[9:], ((resnet, cnn), (resnet, ablation)), strict=True):
+        test = stats.ttest_rel(first, second)
+        low, high = test.confidence_interval()
+        assert row[1][0] == round(float((first - second).mean()), 2)
+        assert row[2] == [round(float(low), 2), round(float(high), 2)]
+        assert row[3][0] == float(f"{test.pvalue:.2g}")
+        p_values.append(test.pvalue)
+    assert [row[4][0] for row in table[9:]] == [float(f"{p:.2g}") for p in multipletests(p_values, method="holm")[1]]
