@@ -14,7 +14,8 @@ import pytest
 from stages import report
 from stages.common import files
 from stages.common.dataset import Counts, DatasetInfo, Split, read_info, read_split, write_dataset
-from stages.evaluation.metrics import Evaluation, TestResult, compare, suspects
+from stages.evaluate import tables_of
+from stages.evaluation.metrics import Evaluation, TestResult, compare
 from stages.reporting import page
 from stages.reporting.results import Results, read_results, recipe_digest
 
@@ -57,7 +58,7 @@ def write_experiment(
     runs: dict[str, dict[str, Any]] = RUNS,
     pairs: dict[str, list[str]] = PAIRS,
     **other: Any,
-) -> None:
+) -> Results:
     """Write data/, metrics/ and plots/; `other`: held_out, size, or parameters with __ for dots."""
     held_out, size = other.pop("held_out", "test"), other.pop("size", 32)
     images = np.random.default_rng(0).integers(0, 256, (len(labels), size, size, 3), dtype=np.uint8)
@@ -77,10 +78,7 @@ def write_experiment(
         timing |= {"instruction_set": "AVX2", "threads": 2 + n, "precision": ["fp32", "bf16", "tf32"][n % 3]}
         timing |= {"compiled": bool(n % 2), "torch": f"2.9{n}", "python": f"3.9{n}"}
         files.write_json(files.TIMING / f"{name}.json", timing)
-    tables = {files.CURVES: pd.concat(curves), files.SUSPECTS: suspects([*results.values()])}
-    tables |= {files.PER_CLASS: pd.concat([result.by_class() for result in results.values()])}
-    tables |= {files.CALIBRATION: pd.concat([result.by_confidence() for result in results.values()])}
-    tables |= {files.PREDICTIONS / f"{name}.csv": result.predictions() for name, result in results.items()}
+    tables = tables_of([*results.values()], curves)
     for path, table in tables.items():
         files.write_csv(path, table)
     parameters = {"seed": 42, "data.path": None, "data.image_size": size, "resnet.blocks": [2, 2, 2, 2]}
@@ -88,19 +86,21 @@ def write_experiment(
     digests = {str(path): files.sha256(path.read_bytes()) for path in tables}
     record = {"data": info.sha256, "parameters": parameters, "runs": summaries, "comparisons": compare(results, pairs)}
     files.write_json(files.EVALUATION, Evaluation(**record, files=digests))
+    return read()
 
 
 def digest(run: str) -> str:
     return recipe_digest(files.parse_json(files.EVALUATION.read_bytes(), Evaluation, files.EVALUATION), run)
 
 
-def write_seeds(answers: dict[tuple[int, str], np.ndarray]) -> None:
-    """Write plots/seeds.csv of the experiment that is there: by seed and run, which test images are right."""
+def write_seeds(answers: dict[tuple[int, str], np.ndarray]) -> Results:
+    """Write plots/seeds.csv of the experiment that is there: by seed and run, which test images are right; read it."""
     rows = [
         (seed, run, len(right), base64.b64encode(np.packbits(right)).decode(), digest(run))
         for (seed, run), right in answers.items()
     ]
     files.write_csv(files.SEEDS, pd.DataFrame(rows, columns=["seed", "run", "images", "correct", "recipe"]))
+    return read()
 
 
 def read() -> Results:
@@ -110,29 +110,22 @@ def read() -> Results:
 @pytest.fixture(scope="session")
 def writer() -> SimpleNamespace:
     """What writes results and reads them, and the runs that are written."""
-    return SimpleNamespace(experiment=write_experiment, seeds=write_seeds, digest=digest, runs=RUNS)
+    return SimpleNamespace(experiment=write_experiment, seeds=write_seeds, digest=digest, runs=RUNS, read=read)
 
 
 @pytest.fixture
-def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Write an experiment in a folder of the test's own, without git."""
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Results]:
+    """Write an experiment in a folder of the test's own, without git, and return its results."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     return write_experiment
-
-
-@pytest.fixture
-def results() -> Callable[[], Results]:
-    """Return the results in the current folder, as the report reads them."""
-    return read
 
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Return the results of the experiment of this module, which no test changes."""
     with chdir(tmp_path_factory.mktemp("toys")):
-        write_experiment()
-        return read()
+        return write_experiment()
 
 
 @pytest.fixture

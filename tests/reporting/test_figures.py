@@ -8,6 +8,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from stages.reporting import figures, page
+from stages.reporting.findings import CIFAR10
 
 LABELS = ["Simple CNN", "ResNet-18, decay 5e-4", "ResNet-18, decay 1e-4"]
 
@@ -28,9 +29,9 @@ def ticks(axis, *values: float) -> list[str]:
 
 
 @pytest.mark.parametrize("held_out", ["test", "validation"])
-def test_a_curve_draws_its_own_column_of_each_run_and_the_legend_names_it(experiment, results, charts, held_out):
-    experiment(held_out=held_out)
-    drawn, held = charts(results()), held_out.capitalize()
+def test_a_curve_draws_its_own_column_of_each_run_and_the_legend_names_it(experiment, charts, held_out):
+    results, held = experiment(held_out=held_out), held_out.capitalize()
+    drawn = charts(results)
     for name, column, label, tick in (
         ("accuracy", f"{held_out}_accuracy", f"{held} accuracy", "4.56%"),
         ("loss", f"{held_out}_loss", f"{held} loss", "0.0456"),
@@ -38,7 +39,7 @@ def test_a_curve_draws_its_own_column_of_each_run_and_the_legend_names_it(experi
     ):
         axes, (legend,) = drawn[name].axes[0], drawn[name].legends
         assert (axes.get_xlabel(), axes.get_ylabel(), *ticks(axes.yaxis, 0.0456)) == ("Epoch", label, tick)
-        for line, run in zip(axes.lines, results().runs, strict=True):
+        for line, run in zip(axes.lines, results.runs, strict=True):
             np.testing.assert_array_equal(line.get_xydata(), run.history[["epoch", column]])
         looks = [look(line) for line in axes.lines]
         assert [text.get_text() for text in legend.get_texts()] == [label for label, *_ in looks] == LABELS
@@ -47,28 +48,23 @@ def test_a_curve_draws_its_own_column_of_each_run_and_the_legend_names_it(experi
     assert drawn["loss"].axes[0].get_yscale() == "log"
 
 
-def test_the_axis_fits_the_second_half_of_more_than_ten_epochs(experiment, results, charts, writer):
-    experiment(runs={"resnet": writer.runs["resnet"]}, pairs={})
-    drawn = charts(results())
+def test_the_axis_fits_the_second_half_of_more_than_ten_epochs(experiment, charts, writer):
+    drawn = charts(experiment(runs={"resnet": writer.runs["resnet"]}, pairs={}))
     # Accuracies 0.45 to 0.9 in 11 epochs, then 0.89; from epoch 7 on, with a margin of 6 %
     assert drawn["accuracy"].axes[0].get_ylim() == pytest.approx((0.72 - 0.06 * 0.18, 0.9 + 0.06 * 0.18))
     low, high = drawn["loss"].axes[0].get_ylim()  # all epochs
     assert low < 1.5 / 12 < 1.5 < high < 2
-    experiment(runs={"resnet": writer.runs["resnet"] | {"epochs": 10}}, pairs={})
-    assert charts(results())["accuracy"].axes[0].get_ylim()[0] < 0.45
+    few = experiment(runs={"resnet": writer.runs["resnet"] | {"epochs": 10}}, pairs={})
+    assert charts(few)["accuracy"].axes[0].get_ylim()[0] < 0.45
 
 
-def test_accuracies_are_marks_with_intervals_smaller_ones_for_seeds_and_the_known_result(
-    experiment, writer, results, charts
-):
-    experiment(
-        ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"], [*range(10)] * 2
-    )
-    writer.seeds({(seed, "resnet"): np.arange(20) >= seed - 41 for seed in (42, 43, 44)})
-    axes = charts(results())["accuracies"].axes[0]
+def test_accuracies_are_marks_with_intervals_smaller_ones_for_seeds_and_the_known_result(experiment, writer, charts):
+    experiment(sorted(CIFAR10), [*range(10)] * 2)
+    results = writer.seeds({(seed, "resnet"): np.arange(20) >= seed - 41 for seed in (42, 43, 44)})
+    axes = charts(results)["accuracies"].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == LABELS
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
-    for place, run in enumerate(results().runs):
+    for place, run in enumerate(results.runs):
         interval, mark, seeds = axes.lines[3 * place : 3 * place + 3]
         np.testing.assert_allclose(interval.get_xydata(), [(x, place) for x in run.tested.interval])
         np.testing.assert_allclose(mark.get_xydata(), [(run.tested.accuracy, place)])
@@ -79,9 +75,8 @@ def test_accuracies_are_marks_with_intervals_smaller_ones_for_seeds_and_the_know
     assert ticks(axes.xaxis, 0.875, 1.1) == ["87.5%", ""]
 
 
-def test_f1_of_each_class_is_a_mark_for_each_run_on_an_axis_that_shows_differences(experiment, results, charts):
-    experiment(classes=("$x^$ a", "c" + "d" * 39))
-    axes = charts(results())["per_class"].axes[0]
+def test_f1_of_each_class_is_a_mark_for_each_run_on_an_axis_that_shows_differences(experiment, charts):
+    axes = charts(experiment(classes=("$x^$ a", "c" + "d" * 39)))["per_class"].axes[0]
     for line, expected in zip(axes.lines, ([7 / 9, 9 / 11], [8 / 9, 10 / 11], [16 / 19, 6 / 7]), strict=True):
         np.testing.assert_allclose(line.get_xdata(), expected, rtol=1e-6)
     heights = np.array([line.get_ydata() for line in axes.lines])

@@ -6,8 +6,6 @@ import pytest
 
 from stages.reporting import findings, tables
 
-CIFAR10 = ["truck", "ship", "horse", "frog", "dog", "deer", "cat", "bird", "automobile", "airplane"]
-
 
 def test_a_verdict_rests_on_accuracies_interval_p_and_the_images_that_one_alone_has_right(toys):
     # 3 against 1 and 1 against 0 of 20: McNemar's z is 2/√4 and 1/√1, both p = 0.3173, twice that for two questions
@@ -33,22 +31,20 @@ def test_a_verdict_rests_on_accuracies_interval_p_and_the_images_that_one_alone_
         ("undecided", "undecided between ResNet-18, decay 5e-4 and Simple CNN"),
     ],
 )
-def test_single_trainings_judge_these_two_models_and_seeds_the_recipes(experiment, writer, results, judged, words):
-    experiment()
-    single = replace(results().pairs[0], verdict=judged)
+def test_single_trainings_judge_these_two_models_and_seeds_the_recipes(experiment, writer, judged, words):
+    single = replace(experiment().pairs[0], verdict=judged)
     assert findings.answer(single, 0.003, 1)["verdict"] == f"These two models: {words}"
-    writer.seeds({(seed, run): np.arange(20) >= seed for seed in range(3) for run in writer.runs})
-    studied = replace(results().pairs[0], verdict=judged)
+    found = writer.seeds({(seed, run): np.arange(20) >= seed for seed in range(3) for run in writer.runs})
+    studied = replace(found.pairs[0], verdict=judged)
     assert findings.answer(studied, 0.003, 1)["verdict"] == words[0].upper() + words[1:]
 
 
-def test_a_study_speaks_first_of_recipes_and_names_seeds_that_are_missing_or_not_planned(experiment, writer, results):
+def test_a_study_speaks_first_of_recipes_and_names_seeds_that_are_missing_or_not_planned(experiment, writer):
     experiment()
     wrong = {"cnn": 4, "resnet": 2, "resnet_ablation": 3}
     answers = {(s, run): np.roll(np.arange(20) >= n, s * n) for s in (42, 43, 44, 45) for run, n in wrong.items()}
     del answers[45, "cnn"]
-    writer.seeds(answers)
-    found = results()
+    found = writer.seeds(answers)
     model, decay = (findings.answer(pair, 0.003, 2)["facts"] for pair in found.pairs)
     assert model == [
         "Over 3 seeds, for other seeds and other images too: +10.00 points, 95% interval −7.21 to +27.21, p = 0.24 "
@@ -78,40 +74,37 @@ def test_a_study_speaks_first_of_recipes_and_names_seeds_that_are_missing_or_not
         ({"epochs": 100, "title": "ResNet-18, 16 channels"}, "ResNet-18, 16 channels in place of ResNet-18."),
     ],
 )
-def test_what_is_less_than_the_full_experiment_is_said_once(experiment, results, writer, run, said):
-    experiment(runs=dict.fromkeys(("one", "two"), writer.runs["resnet"] | run), pairs={})
-    found = results()
-    few = (
-        "Few images: 50,000 to train on and 20 to test with (CIFAR-10: 50,000 and 10,000), so an accuracy is known to "
-    )
-    assert findings.caveats(found) == f"{few}±13.7 points. {said}".strip()  # Wilson's 69.90 to 97.21 %
+def test_what_is_less_than_the_full_experiment_is_said_once(experiment, writer, run, said):
+    found = experiment(runs=dict.fromkeys(("one", "two"), writer.runs["resnet"] | run), pairs={})
+    few = "Few images: 50,000 to train on and 20 to test with (CIFAR-10: 50,000 and 10,000), so an accuracy is known"
+    assert findings.caveats(found) == f"{few} to ±13.7 points. {said}".strip()  # Wilson's 69.90 to 97.21 %
     counts = found.info.counts.model_copy(update={"test": 10_000})
     assert findings.caveats(replace(found, info=found.info.model_copy(update={"counts": counts}))) == said
 
 
 @pytest.mark.parametrize(("held_out", "keep"), [("test", "best"), ("test", "last"), ("validation", "best")])
 def test_notes_tell_what_was_chosen_on_the_test_set_the_known_result_and_what_seeds_are_for(
-    experiment, results, writer, toys, held_out, keep
+    experiment, writer, toys, held_out, keep
 ):
     runs = {name: run | {"keep": keep} for name, run in writer.runs.items()}
-    experiment(CIFAR10, [*range(10)] * 2, runs, held_out=held_out)
-    text = " ".join(findings.notes(results()))
+    text = " ".join(findings.notes(experiment(findings.CIFAR10, [*range(10)] * 2, runs, held_out=held_out)))
     assert ("The best epoch was chosen on the test set" in text) == (held_out == "test" and keep == "best")
     assert "ResNet-18, trained in full on CIFAR-10, is known to reach about 95%: the dotted line." in text
     assert "Each run is one training: a verdict holds for these models. “make seeds” trains others." in text
     assert "known" not in " ".join(findings.notes(toys))
 
 
-def test_what_to_do_next_follows_from_the_numbers(experiment, results, writer, toys):
+def test_what_to_do_next_follows_from_the_numbers(experiment, writer, toys):
     assert findings.next_step(toys) == "Next: more test images; with these, 45.1 points stay open."  # −12.4 to 32.6
     runs = {name: run | {"wrong": [n, 9]} for n, (name, run) in enumerate(writer.runs.items())}
-    experiment(labels=(0, 1) * 500, runs=runs)
     seeds = "Next: train {} seeds of each recipe with “make seeds” (study.seeds)."
-    assert findings.next_step(results()) == seeds.format(5)
+    assert findings.next_step(experiment(labels=(0, 1) * 500, runs=runs)) == seeds.format(5)
     random = np.random.default_rng(0)
-    writer.seeds({(s, run): random.random(1000) < 0.9 + 0.02 * (s % 2) for s in range(4) for run in writer.runs})
-    count = tables.recipe_table(results()).iloc[0, -1].split()[0]
-    assert findings.next_step(results()) == seeds.format(count)
+    found = writer.seeds(
+        {(s, run): random.random(1000) < 0.9 + 0.02 * (s % 2) for s in range(4) for run in writer.runs}
+    )
+    count = tables.recipe_table(found).iloc[0, -1].split()[0]
+    assert findings.next_step(found) == seeds.format(count)
     for best, words in ((6, "longer training"), (5, "another width")):
         run = replace(toys.runs[0], tested=toys.runs[0].tested.model_copy(update={"best_epoch": best}))
         said = f"Next: {words}; Simple CNN was best in epoch {best} of 6, and its gap is 2.0 points."

@@ -25,34 +25,34 @@ CNN, DECAY, WIDTH = {"model": "cnn", "title": "Simple CNN"}, {"decay": 0.02}, {"
         ([WIDTH, DECAY], ["a", "b", "ResNet-18, decay 0.02"]),
     ],
 )
-def test_a_label_says_what_sets_a_run_apart_and_pairs_are_named_by_labels(experiment, results, runs, others, labels):
-    experiment(runs=runs({}, *others), pairs={"x": ["b", "a"]})
-    assert [run.label for run in results().runs] == labels
-    assert results().pairs[0].labels == (labels[1], labels[0])
+def test_a_label_says_what_sets_a_run_apart_and_pairs_are_named_by_labels(experiment, runs, others, labels):
+    found = experiment(runs=runs({}, *others), pairs={"x": ["b", "a"]})
+    assert [run.label for run in found.runs] == labels
+    assert found.pairs[0].labels == (labels[1], labels[0])
 
 
 TABLES = [f"plots/{name}.csv" for name in ("curves", "per_class", "calibration", "suspects", "predictions/resnet")]
 
 
 @pytest.mark.parametrize("path", TABLES)
-def test_a_table_that_evaluate_did_not_write_with_its_numbers_is_refused_in_one_line(experiment, results, path):
+def test_a_table_that_evaluate_did_not_write_with_its_numbers_is_refused_in_one_line(experiment, writer, path):
     experiment()
     Path(path).write_text(Path(path).read_text() + "\n")
     with pytest.raises(UserError, match=rf"^{path}: not the one that evaluate wrote .*; run `dvc repro`$"):
-        results()
+        writer.read()
 
 
-def test_results_of_other_images_are_refused_in_one_line(experiment, results):
+def test_results_of_other_images_are_refused_in_one_line(experiment, writer):
     experiment()
     split, info = dict(np.load("data/test.npz")), Path("data/dataset.json")
     refused = r"^metrics/evaluation.json: of other images than those in data/; run `dvc repro`$"
     np.savez("data/test.npz", **split | {"names": split["names"][::-1]})
     with pytest.raises(UserError, match=refused):
-        results()
+        writer.read()
     np.savez("data/test.npz", **split)
     info.write_text(info.read_text().replace("ab12", "cd34"))
     with pytest.raises(UserError, match=refused):
-        results()
+        writer.read()
 
 
 @pytest.mark.parametrize(
@@ -63,23 +63,19 @@ def test_results_of_other_images_are_refused_in_one_line(experiment, results):
         ((range(7), range(7)), 0.009, ("equal", 1), ("undecided", 1)),
     ],
 )
-def test_verdicts_use_p_before_it_is_rounded_and_adjusted_for_the_pairs(
-    experiment, results, runs, wrong, margin, alone, two
-):
+def test_verdicts_use_p_before_it_is_rounded_and_adjusted_for_the_pairs(experiment, runs, wrong, margin, alone, two):
     of = runs({"wrong": [*wrong[0]]}, {"wrong": [*wrong[1]], "decay": 0.1})
     for count, expected in ((1, alone), (2, two)):
-        experiment(
-            labels=(0, 1) * 200, runs=of, pairs={f"p{n}": ["a", "b"] for n in range(count)}, study__margin=margin
-        )
-        assert [(pair.verdict, round(pair.p, 4)) for pair in results().pairs] == [expected] * count
+        pairs = {f"p{n}": ["a", "b"] for n in range(count)}
+        found = experiment(labels=(0, 1) * 200, runs=of, pairs=pairs, study__margin=margin)
+        assert [(pair.verdict, round(pair.p, 4)) for pair in found.pairs] == [expected] * count
 
 
-def test_a_study_has_the_seeds_of_these_recipes_alone_and_at_least_three(experiment, writer, results):
+def test_a_study_has_the_seeds_of_these_recipes_alone_and_at_least_three(experiment, writer):
     experiment()
     wrong = {"cnn": 4, "resnet": 2, "resnet_ablation": 3}
     answers = {(seed, run): np.roll(np.arange(20) >= n, seed) for seed in (44, 42, 43) for run, n in wrong.items()}
-    writer.seeds(answers)
-    found, shares = results(), {run: 1 - n / 20 for run, n in wrong.items()}
+    found, shares = writer.seeds(answers), {run: 1 - n / 20 for run, n in wrong.items()}
     assert found.seed_accuracies.to_dict("index") == dict.fromkeys((42, 43, 44), shares)
     assert not found.foreign
     assert [round(pair.recipes.difference, 9) for pair in found.pairs] == [0.1, 0.05]
@@ -87,11 +83,11 @@ def test_a_study_has_the_seeds_of_these_recipes_alone_and_at_least_three(experim
     np.testing.assert_array_equal(found.study["resnet"][44], answers[44, "resnet"])
     table = Path("plots/seeds.csv")
     table.write_text(table.read_text().replace(writer.digest("cnn"), "0" * 64))
-    other = results()
+    other = writer.read()
     assert (other.foreign, other.study["cnn"].isna().all()) == (True, True)
     assert [pair.recipes is None for pair in other.pairs] == [True, False]
-    writer.seeds({key: right for key, right in answers.items() if key[0] != 44})
-    assert [pair.recipes for pair in results().pairs] == [None, None]
+    few = writer.seeds({key: right for key, right in answers.items() if key[0] != 44})
+    assert [pair.recipes for pair in few.pairs] == [None, None]
 
 
 def test_the_digest_of_a_recipe_leaves_out_seed_and_place_of_the_images_alone(experiment, writer):

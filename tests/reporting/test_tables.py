@@ -26,11 +26,11 @@ def test_the_table_of_runs_has_each_run_s_own_figures(toys):
     assert tables.run_table(toys.runs).columns[7] == "Test, last epoch"
 
 
-def test_the_table_for_experts_has_each_run_s_own_figures(experiment, results):
-    experiment(("cat", "dog", "cow"))
+def test_the_table_for_experts_has_each_run_s_own_figures(experiment):
+    results = experiment(("cat", "dog", "cow"))
     # Confidence 0.92 where resnet is right (18), 0.958 and 0.6 where it is wrong, each in a bin of its own:
     # loss (18 ln 0.92 + ln 0.021 + ln 0.2) / −20, calibration error (18 · 0.08 + 0.958 + 0.6) / 20
-    assert rows(tables.expert_table(results().runs)) == split(
+    assert rows(tables.expert_table(results.runs)) == split(
         "Run | Best epoch | Top-2 accuracy | Loss | Calibration error | By chance, if calibrated"
         " | Calibrating temperature",
         "cnn | 5 | 85.00% | 0.5983 | 23.68% | 10.96% | 1.23",
@@ -39,10 +39,9 @@ def test_the_table_for_experts_has_each_run_s_own_figures(experiment, results):
     )
 
 
-def test_the_comparison_fits_a_terminal_of_80_columns(experiment, results, writer):
+def test_the_comparison_fits_a_terminal_of_80_columns(experiment, writer):
     run = writer.runs["resnet"] | {"epochs": 1000, "gap": -0.5, "seconds": 360_060.0}
-    experiment(runs={"r" * 64: run}, pairs={})
-    header, line = tables.summary(results().runs).splitlines()
+    header, line = tables.summary(experiment(runs={"r" * 64: run}, pairs={}).runs).splitlines()
     assert max(len(header), len(line)) <= 80
     assert header.split() == ["Run", "Parameters", "Epochs", "Accuracy", "Gap,", "pt", "Time"]
     assert line.split(maxsplit=5)[1:] == ["391,946", "1000", "90.00%", "−50.00", "100 h 01 min"]
@@ -65,23 +64,23 @@ def test_scores_confusions_and_machines_stand_each_in_their_column(toys):
 
 
 @pytest.mark.parametrize(("count", "named"), [(21, [0, 1, *range(2, 10), *range(11, 21)]), (20, [*range(20)])])
-def test_of_many_classes_the_ten_worst_and_the_ten_best_are_named(experiment, results, writer, count, named):
+def test_of_many_classes_the_ten_worst_and_the_ten_best_are_named(experiment, writer, count, named):
     run = writer.runs["resnet"] | {"wrong": [*range(0, 10 * count, count)]}  # class 0, always taken for class 1
-    experiment([f"class {n}" for n in range(count)], [*range(count)] * 10, {"only": run}, {})
-    assert tables.extremes(results().runs) == named
+    found = experiment([f"class {n}" for n in range(count)], [*range(count)] * 10, {"only": run}, {})
+    assert tables.extremes(found.runs) == named
 
 
-def test_seeds_have_mean_and_spread_and_the_seeds_that_would_find_the_margin(experiment, writer, results):
+def test_seeds_have_mean_and_spread_and_the_seeds_that_would_find_the_margin(experiment, writer):
     experiment()
     wrong = {"cnn": (4, 5, 3, 4), "resnet": (2, 2, 3, 1), "resnet_ablation": (3, 3, 3)}
-    writer.seeds({(s, run): np.arange(20) >= n for run, many in wrong.items() for s, n in enumerate(many)})
-    assert rows(tables.seed_table(results())) == split(
+    results = writer.seeds({(s, run): np.arange(20) >= n for run, many in wrong.items() for s, n in enumerate(many)})
+    assert rows(tables.seed_table(results)) == split(
         "Run | Seeds | Mean | Standard deviation | Lowest | Highest",
         "cnn | 4 | 80.00% | 4.08% | 75.00% | 85.00%",  # √(0.005 / 3)
         "resnet | 4 | 90.00% | 4.08% | 85.00% | 95.00%",
         "resnet_ablation | 3 | 85.00% | 0.00% | 85.00% | 85.00%",
     )
-    assert rows(tables.recipe_table(results())) == split(
+    assert rows(tables.recipe_table(results)) == split(
         "First minus second, points | Mean | 95% interval | p | Adjusted p | Seeds to find 0.3 points",
         f"{RESNET} and Simple CNN | +10.00 | −8.86 to +28.86 | 0.25 | 0.51 | 4,363 (1,402 to 10,000)",
         f"{RESNET} and ResNet-18, decay 1e-4 | +3.33 | −14.62 to +21.29 | 0.69 | 0.69 | 2,183 (593 to 10,000)",

@@ -7,16 +7,15 @@ from stages.reporting import wording
 @pytest.mark.parametrize(
     ("function", "value", "text"),
     [
-        *((wording.scientific, value, text) for value, text in ((5e-4, "5e-4"), (1.25e-3, "1.25e-3"), (0.5, "0.5"))),
-        *((wording.points, value, text) for value, text in ((0.0512, "+5.12"), (-0.0075, "−0.75"), (-1e-5, "+0.00"))),
-        (wording.points_range, (-0.001, 0.02), "−0.10 to +2.00"),
-        (wording.percent_range, (0.9456, 0.95415), "94.56–95.42%"),
-        *((wording.p_value, value, text) for value, text in ((0.0123, "p = 0.012"), (1, "p = 1"), (0, "p < 1e-99"))),
-        *((wording.duration, value, text) for value, text in ((59.96, "1 min 00 s"), (90_060, "25 h 01 min"))),
+        (wording.scientific, 1.25e-3, "1.25e-3"),
+        (wording.points, -1e-5, "+0.00"),
+        (wording.p_value, 0.0123, "p = 0.012"),
+        (wording.p_value, 0, "p < 1e-99"),
+        (wording.duration, 59.96, "1 min 00 s"),
         (lambda name: wording.short(name, 8), "abcdefghi", "abcd…ghi"),
         (lambda name: wording.short(name, 8), "a\nb\x1bm", "a b\\x1bm"),
     ],
-)  # fmt: skip
+)
 def test_numbers_and_names_are_for_people(function, value, text):
     assert function(value) == text
 
