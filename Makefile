@@ -110,7 +110,7 @@ mutants: environment ## small faults, one at a time, and the tests that notice t
 lint: environment ## style, common mistakes and types
 	ruff check .
 	ruff format --check .
-	mypy stages benchmarks
+	mypy stages
 
 repository:
 	@said=$$(LC_ALL=C git rev-parse --git-dir 2>&1 >/dev/null) || { \

@@ -45,9 +45,7 @@ def test_the_intervals_of_single_trainings_are_wilsons_and_the_differences_are_t
 
 def score(first: float, second: float, images: int, difference: float) -> float:
     """The score of a difference, its nuisance parameter found by maximising the likelihood on a grid (Tango 1998)."""
-    shares = np.linspace(max(0, -difference), (1 - difference) / 2, 400_001)[
-        1:-1
-    ]  # that the second has alone
+    shares = np.linspace(max(0, -difference), (1 - difference) / 2, 400_001)[1:-1]  # that the second has alone
     rest = images - first - second
     likelihood = first * np.log(shares + difference) + second * np.log(shares)
     likelihood += rest * np.log(1 - 2 * shares - difference)
