@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -39,12 +38,8 @@ def copied_code(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def code(tmp_path_factory) -> Path:
-    return copied_code(tmp_path_factory.mktemp("code"))
-
-
-@pytest.fixture(scope="module")
-def trainings(code, tmp_path_factory) -> Iterator[Server]:
+def trainings(tmp_path_factory) -> Iterator[Server]:
+    code = copied_code(tmp_path_factory.mktemp("code"))
     server = Server(code, tmp_path_factory.mktemp("processes"), "stages.train")
     yield server
     server.process.communicate()
@@ -114,10 +109,6 @@ def edit_images() -> None:
         np.savez("data/test.npz", **{**arrays, "images": arrays["images"] // 2})
 
 
-def append_to(path: Path) -> None:
-    path.write_text(path.read_text() + "# changed\n")
-
-
 def one_line(done: subprocess.CompletedProcess, status: int = 1) -> str:
     assert done.returncode == status, done
     assert done.stderr.count("\n") == 1, done.stderr
@@ -125,9 +116,8 @@ def one_line(done: subprocess.CompletedProcess, status: int = 1) -> str:
 
 
 def card_of(path: Path) -> dict:
-    content = path.read_bytes()
-    (entry,) = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])["__metadata__"].values()
-    return json.loads(entry)
+    with safetensors.safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["card"])
 
 
 def held_after(epochs: int, trainings: Server) -> Process:
@@ -141,12 +131,6 @@ def held_after(epochs: int, trainings: Server) -> Process:
 def go_on(process: Process) -> subprocess.CompletedProcess:
     Path("hold").write_text("")
     return process.wait()
-
-
-def interrupt(trainings: Server) -> None:
-    """Leave the checkpoint of a training that was killed in its second epoch."""
-    held_after(1, trainings).end(signal.SIGKILL)
-    Path("hold").write_text("")
 
 
 # What it writes
@@ -181,7 +165,7 @@ def test_the_model_file_has_the_weights_of_the_best_epoch_and_a_card_of_exactly_
     card, history, params = card_of(MODEL), pd.read_csv(HISTORY), yaml.safe_load(Path("params.yaml").read_text())
     assert sorted(card) == ["data", "history", "recipe", "sha256"]
     shared = {key: params[key] for key in ("seed", "train", "augment")}
-    settings = {"epochs": EPOCHS, "apart": False}
+    settings = {"epochs": EPOCHS}
     assert card["recipe"] == {"run": "mine", "model": "mine", "settings": settings} | shared
     assert card["data"] == json.loads(Path("data/dataset.json").read_text())
     assert [list(row) for row in card["history"]] == [list(history)] * EPOCHS
@@ -225,6 +209,7 @@ def test_a_second_training_is_refused_and_the_first_one_if_interrupted_is_resume
     refused = "train: mine: another process trains this run in this folder; wait for it, or stop it"
     assert one_line(trainings.run("mine")) == refused
     assert [line.partition(",")[0] for line in HISTORY.read_text().splitlines()] == ["epoch", "1"]
+    edit(study__margin=0.01, cnn__epochs=7, ablation__weight_decay=0.1)  # of other stages and runs
     line = one_line(first.end(by), status=128 + by)
     assert line == f"train: stopped ({by.name}); run the same command again to go on"
     assert not MODEL.exists()
@@ -249,13 +234,12 @@ def test_a_finished_training_whose_results_are_lost_writes_them_again_unless_dvc
 
 
 @pytest.mark.parametrize("named", ["the parameters", "data/test.npz", "stages/train.py; stages/training/step.py"])
-def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(
-    project, trainings, code, expected, named
-):
-    scripts = [code / "stages/train.py", code / "stages/training/step.py"]
+def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(project, trainings, expected, named):
+    scripts = [trainings.code / "stages" / name for name in ("train.py", "training/step.py")]
     before = {path: path.read_bytes() for path in (Path("params.yaml"), Path("data/test.npz"), *scripts)}
     process = held_after(0, trainings)
-    {"t": edit_momentum, "d": edit_images, "s": lambda: [append_to(path) for path in scripts]}[named[0]]()
+    edits = {"t": edit_momentum, "d": edit_images, "s": lambda: [path.write_bytes(b"pass") for path in scripts]}
+    edits[named[0]]()
     done = go_on(process)
     for path, content in before.items():
         path.write_bytes(content)
@@ -265,36 +249,18 @@ def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(
     assert results() == expected
 
 
-def test_parameters_of_other_stages_and_runs_may_be_edited_meanwhile(project, trainings, expected):
-    process = held_after(0, trainings)
-    edit(study__margin=0.01, cnn__epochs=7, ablation__weight_decay=0.1)
-    assert go_on(process).returncode == 0
-    assert results() == expected
-
-
 def test_a_checkpoint_of_other_inputs_or_another_instruction_set_is_not_resumed(project, trainings, stage):
-    interrupt(trainings)
+    held_after(1, trainings).end(signal.SIGKILL)
+    Path("hold").write_text("")
     edit_momentum()
     edit_images()
-    append_to(copied_code(project / "code") / "stages/training/step.py")
+    (copied_code(project / "code") / "stages/training/step.py").open("a").write("# changed")
     kind = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
     said = stage("stages.train", "mine", PYTHONPATH="code", OMP_NUM_THREADS="1", **kind).stdout.splitlines()
     differing = "parameters and data and code and device"
     assert said[2] == f"{CHECKPOINT}: starting from epoch 1, because this checkpoint has other {differing}"
     assert said[3].startswith(f"mine  1/{EPOCHS}")
     assert json.loads(TIMING.read_text())["instruction_set"] == "DEFAULT SSE41"
-
-
-def test_a_full_disk_ends_in_one_line_and_leaves_no_half_a_file(small_disk, prepare, trainings):
-    folder = small_disk(100)
-    write_project(prepare)
-    line = one_line(done := trainings.run("cnn"))
-    assert line == "train: models/cnn.safetensors: the disk is full: 0 MiB are free; make room and run this again"
-    assert ".cache/training/cnn.safetensors: no checkpoint (No space left on device, " in done.stdout
-    assert written() <= {Path("plots/history/cnn.csv")}
-    subprocess.run(["mount", "-o", "remount,size=20m", str(folder)], check=True)
-    assert trainings.run("cnn").returncode == 0
-    assert Path("models/cnn.safetensors") in written()
 
 
 # What it refuses
@@ -358,10 +324,3 @@ def test_two_machines_with_different_inputs_are_refused_before_they_train(projec
     for process in two_processes(trainings, project, other):
         assert one_line(process.wait()) == f"train: {different}"
     assert written() == set()
-
-
-def test_two_processes_that_end_with_different_weights_write_nothing(project, trainings):
-    edit(mine={"epochs": 1, "apart": True})
-    for process in two_processes(trainings):
-        assert process.wait().stderr.endswith("\nRuntimeError: the 2 processes ended with different weights\n")
-    assert written() == {HISTORY}

@@ -36,7 +36,7 @@ class Server:
     """
 
     def __init__(self, code: Path, folder: Path, module: str):
-        self.folder, self.started = folder, 0
+        self.code, self.folder, self.started = code, folder, 0
         environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         command, pipe = [sys.executable, "-P", __file__, module], subprocess.PIPE
         self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
@@ -83,14 +83,6 @@ class Process:
         return subprocess.CompletedProcess(self.pid, self.status, *(Path(name).read_text() for name in self.streams))
 
 
-def become(arguments: list[str], folder: str, env: dict[str, str], streams: list[str]) -> None:
-    os.chdir(folder)
-    os.environ |= env
-    for number, name in enumerate((os.devnull, *streams)):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
-    sys.argv[1:] = arguments
-
-
 def serve(module: str) -> None:
     """Start processes and tell how they ended; return in each of those started."""
     importlib.import_module(module)
@@ -104,7 +96,12 @@ def serve(module: str) -> None:
         elif pid := os.fork():
             print(pid, flush=True)
         else:
-            return become(*request)
+            sys.argv[1:], folder, env, streams = request
+            os.chdir(folder)
+            os.environ |= env
+            for number, name in enumerate((os.devnull, *streams)):
+                os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
+            return
     sys.exit()
 
 

@@ -1,14 +1,7 @@
 import pytest
-from torch import nn
 
 from benchmarks.floor import training_cost
 from stages.models.resnet import Settings, build
-
-
-def test_cost_of_a_convolution_is_that_counted_by_hand():
-    operations, elements = training_cost(nn.Conv2d(3, 4, 3, padding=1), size=8)
-    assert operations == 3 * 2 * (8 * 8 * 4) * (3 * 3 * 3)  # passes, multiply and add, outputs, inputs of each
-    assert elements == 3 * (8 * 8 * 3 + 8 * 8 * 4)
 
 
 def test_cost_of_resnet18_is_that_of_its_layers():

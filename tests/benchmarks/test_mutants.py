@@ -27,31 +27,11 @@ def project(tmp_path, monkeypatch) -> Path:
 def test_faults_are_one_change_each_and_spare_words_and_types(project):
     (project / "stages/models/f.py").write_text(CODE)
     changes = [mutant.change for mutant in mutants.mutants("stages/models/f.py")]
-    for change in (
-        "`x < 5` → `x <= 5`",
-        "`x < 5 and on` → `x < 5 or on`",
-        "`True` → `False`",
-        "`3` → `4`",
-        "`max` → `min`",
-    ):
+    for change in ("`x < 5` → `x <= 5`", "`x < 5 and on` → `x < 5 or on`", "`True` → `False`", "`3` → `4`"):
         assert changes.count(change) == 1
     assert "`x.clamp_(0, 1)` → `pass`" in changes
-    assert "`x.clamp_(0, 1)` → `x.clamp_(1, 0)`" in changes
     assert "`torch.flip(max(x, -x), dims=(1,))` → `max(x, -x)`" in changes
-    assert "`-x` → `x`" in changes
     assert not [change for change in changes if "x + 1" in change or "1 <" in change or "int" in change]
     for mutant in mutants.mutants("stages/models/f.py"):
         lines = zip(CODE.splitlines(), mutant.content.decode().splitlines(), strict=True)
         assert [number for number, (old, new) in enumerate(lines, 1) if old != new] == [mutant.line]
-
-
-def test_table_tells_what_noticed_a_fault_and_what_survived(project, monkeypatch):
-    (project / "stages/models/f.py").write_text("def f(x):\n    return x < 3\n")
-    (project / "tests/models/test_f.py").write_text(
-        "from stages.models.f import f\n\ndef test_large():\n    assert not f(9)\n\ndef test_near():\n    assert f(2)\n"
-    )
-    monkeypatch.chdir(project)
-    monkeypatch.setenv("PYTHONPATH", str(project))
-    found = {mutant.change: mutants.noticed(mutant) for mutant in mutants.mutants("stages/models/f.py")}
-    assert found == {"`x < 3` → `x <= 3`": None, "`3` → `4`": None, "`3` → `2`": "tests/models/test_f.py::test_near"}
-    assert Path("stages/models/f.py").read_text().endswith("x < 3\n")

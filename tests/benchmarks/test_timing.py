@@ -12,7 +12,4 @@ def test_each_call_after_the_warm_up_is_timed_alone(monkeypatch):
 
     assert seconds(work, torch.device("cpu"), times=3) == [1, 2, 4]
     assert seconds(work, torch.device("cpu"), times=3, limit=1) == [1]
-
-
-def test_spread_is_in_milliseconds():
     assert spread([0.001, 0.002, 0.003, 0.004, 0.005]) == {"ms, median": 3, "quartiles": "2 to 4"}
