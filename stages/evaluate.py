@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from stages.common import cli, files
-from stages.common.dataset import DatasetInfo, read_info, read_split
+from stages.common.dataset import DATASET, DatasetInfo, read_info, read_split
 from stages.common.errors import UserError, listed, shown
 from stages.common.files import csv_bytes, sha256, write_bytes, write_json
 from stages.common.inputs import Inputs
@@ -19,15 +19,14 @@ from stages.evaluation.metrics import Evaluation, TestResult, compare, suspects
 from stages.training.recipe import Recipe, recipe_of
 from stages.training.weights import Classifier, parse_model
 
-Settings = tuple[Params, dict[str, Recipe]]
-
 
 def main(args: Namespace) -> None:
     """Write the results of all runs under `runs` in params.yaml."""
     inputs = Inputs(load_settings)
     params, recipes = inputs.settings
     info = read_info(inputs.read)
-    check_equal(files.DATA / "dataset.json", "made", info.made_with(), flat(params.model_dump()))
+    made = info.model_dump(include={"source", "image_size", "test_share", "validation"}, exclude_none=True)
+    check_equal(DATASET, "made", {"data": made}, params.model_dump())
     test = read_split("test", info, inputs.read)
     results, summaries, curves = {}, {}, []
     for run, recipe in recipes.items():
@@ -50,7 +49,7 @@ def main(args: Namespace) -> None:
     write_results(evaluation, tables)
 
 
-def load_settings() -> Settings:
+def load_settings() -> tuple[Params, dict[str, Recipe]]:
     """Return the parameters and the recipe of each run."""
     params = load_params()
     return params, {run: recipe_of(params, run) for run in params.runs}
@@ -64,7 +63,7 @@ def read_model(run: str, recipe: Recipe, info: DatasetInfo, inputs: Inputs) -> C
     """
     path = files.MODELS / f"{run}.safetensors"
     model = parse_model(inputs.read(path), path)
-    check_equal(path, "trained", flat(model.card.recipe.model_dump()), flat(recipe.model_dump()))
+    check_equal(path, "trained", model.card.recipe.model_dump(), recipe.model_dump())
     if model.card.data != info:
         raise UserError(f"{path}: trained on other images than data/ holds; train it with `dvc repro`")
     return model
@@ -72,13 +71,10 @@ def read_model(run: str, recipe: Recipe, info: DatasetInfo, inputs: Inputs) -> C
 
 def check_equal(path: Path, made: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise a UserError if `path` was made with values that are not those wanted."""
-    differing = [
-        f"{key} {shown(found.get(key))}, {PARAMS} has {shown(wanted.get(key))}"
-        for key in found
-        if found.get(key) != wanted.get(key)
-    ]
-    if differing:
-        raise UserError(f"{path}: {made} with {listed(differing)}; run `dvc repro`, with --force if this comes again")
+    found, wanted = flat(found), flat(wanted)
+    if differing := [name for name in found if found[name] != wanted.get(name)]:
+        values = [f"{name} {shown(found[name])}, {PARAMS} has {shown(wanted.get(name))}" for name in differing]
+        raise UserError(f"{path}: {made} with {listed(values)}; run `dvc repro`, with --force if this comes again")
 
 
 def tables_of(results: list[TestResult], curves: list[pd.DataFrame]) -> dict[Path, pd.DataFrame]:
@@ -97,13 +93,9 @@ def write_results(evaluation: Evaluation, tables: dict[Path, bytes]) -> None:
     for path, content in tables.items():
         write_bytes(path, content)
     write_json(files.ACCURACY, {run: round(of.accuracy, 6) for run, of in evaluation.runs.items()})
-    write_json(
-        files.COMPARE,
-        {
-            name: {"difference": round(of.difference, 6), "p": float(f"{of.adjusted_p:.3g}")}
-            for name, of in evaluation.comparisons.items()
-        },
-    )
+    compared = evaluation.comparisons.items()
+    pairs = {name: {"difference": round(of.difference, 6), "p": float(f"{of.adjusted_p:.3g}")} for name, of in compared}
+    write_json(files.COMPARE, pairs)
     write_json(files.EVALUATION, evaluation)
 
 

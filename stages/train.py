@@ -34,8 +34,7 @@ def main(args: Namespace) -> None:
         check_processes(recipe.train, processes.world_size)
         device = choose_device(recipe.train, recipe.epochs * len(dataset.train.labels), processes)
         held = f"{recipe.run}: another process trains this run in this folder; wait for it, or stop it"
-        alone = locked(FOLDER / f"{recipe.run}.lock", held) if processes.rank == 0 else nullcontext()
-        with alone:
+        with locked(FOLDER / f"{recipe.run}.lock", held) if processes.rank == 0 else nullcontext():
             state = train_run(recipe, dataset, inputs, device)
             model_file = to_model_file(recipe, dataset, state)
             if processes.differing({"weights": sha256(model_file)}):
@@ -66,8 +65,7 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: 
     print(f"{recipe.run}: on {device}", flush=True)
     checkpoint = Checkpoint(recipe.run, fingerprint, device.name)
     state = processes.broadcast(resumable(checkpoint, recipe, dataset))
-    finished = len(state.history) if state else 0
-    progress = Progress(recipe, len(dataset.train.labels), finished, device)
+    progress = Progress(recipe, len(dataset.train.labels), len(state.history) if state else 0, device)
     for state in train(model, dataset, recipe, device, state, progress.batches):  # noqa: B020
         checkpoint.save(state, finished=len(state.history) == recipe.epochs)
         with suppress(OSError):  # `main` writes it again, and reports what is wrong

@@ -22,13 +22,11 @@ def run(main: Callable[[Namespace], None], parser: ArgumentParser) -> None:
     """Parse the command line and call `main` with it.
 
     A UserError, and what the system refuses (a full disk, a missing permission, too little memory), end in one line
-    and exit status 1; `--debug` shows the traceback instead. Ctrl-C and SIGTERM raise KeyboardInterrupt in `main`, and
-    end in one line and the shell's status for that signal.
+    and exit status 1. Ctrl-C and SIGTERM raise KeyboardInterrupt in `main`, and end in one line and the shell's status
+    for that signal.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if stream:
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # what its encoding lacks
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # what its encoding lacks
     args = parser.parse_intermixed_args()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
@@ -39,9 +37,8 @@ def run(main: Callable[[Namespace], None], parser: ArgumentParser) -> None:
         print(f"{parser.prog}: stopped ({by.name}); run the same command again to go on", file=sys.stderr, flush=True)
         sys.exit(128 + by)
     except (UserError, OSError, MemoryError, RuntimeError) as error:
-        bug = isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY)
-        if bug or args.debug:
-            raise
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
+            raise  # a bug
         print(f"{parser.prog}: {_line(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
@@ -58,7 +55,6 @@ def _line(error: UserError | OSError | MemoryError | RuntimeError) -> str:
     if isinstance(error, (MemoryError, RuntimeError)):
         return f"out of memory ({printable(error)}); make the images, the batch or the model smaller"
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename:
-        folder = Path(error.filename).parent
-        free = shutil.disk_usage(folder).free / 2**20
+        free = shutil.disk_usage(Path(error.filename).parent).free / 2**20
         return f"{printable(error.filename)}: the disk is full: {free:,.0f} MiB are free; make room and run this again"
     return printable(f"{error.filename}: {error.strerror}" if error.filename else error)

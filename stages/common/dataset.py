@@ -42,15 +42,6 @@ class DatasetInfo(Record):
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]  # of the training images, pixels in [0, 1]
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
-    def made_with(self) -> dict[str, str | int | float]:
-        """Return the parameters on which the images depend, by their dotted names; not where they lay."""
-        values = {name: getattr(self, name) for name in ("source", "image_size", "test_share", "validation")}
-        return {f"data.{name}": value for name, value in values.items() if value is not None}
-
-    def fits(self, other: "DatasetInfo") -> bool:
-        """Tell whether a model trained on one data set can be tested on the other."""
-        return (self.classes, self.image_size) == (other.classes, other.image_size)
-
 
 class Dataset(NamedTuple):
     """What a training reads."""

@@ -14,10 +14,7 @@ class UserError(Exception):
 
 def shown(value: object) -> str:
     """Quote a value: printable and short, whatever it is."""
-    try:
-        return printable(repr(value), SHOWN)
-    except ValueError:  # Python writes no integer of more than some thousand digits out
-        return "a number of thousands of digits"
+    return printable(repr(value), SHOWN)
 
 
 def printable(text: object, most: int = 300) -> str:
@@ -47,8 +44,7 @@ def _problem(problem: Any, model: Any) -> str:
         return f"{key} is missing"
     if problem["type"] == "extra_forbidden":
         for name in problem["loc"][:-1]:
-            field = getattr(model, "model_fields", {}).get(name)
-            model = field and field.annotation
+            model = getattr(getattr(model, "model_fields", {}).get(name), "annotation", None)
         known = getattr(model, "model_fields", {})
         return f"{key} is unknown" + (f"; known here: {', '.join(known)}" if known else "")
     message = printable(problem["msg"].removeprefix("Value error, ").replace("Input should", "must"))

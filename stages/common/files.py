@@ -3,7 +3,6 @@
 Accuracies are fractions, losses mean cross-entropies in nats.
 """
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -143,9 +142,7 @@ def locked(path: Path, held: str, wait: bool = False) -> Iterator[None]:
             print(held, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # a file system without locks, such as some home folders on NFS or Lustre
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            print(f"{printable(path)}: no locks on this file system; start nothing twice in this folder", flush=True)
+            print(f"{printable(path)}: no lock ({error.strerror}); start nothing twice in this folder", flush=True)
         yield
 
 

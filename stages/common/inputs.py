@@ -55,7 +55,5 @@ class Inputs(Generic[Settings]):
         if self.load() != self.settings:
             names.append("the parameters")
         if names:
-            raise UserError(
-                f"changed while this stage ran: {listed(sorted(names))}. Nothing was written, since DVC would credit "
-                "it to what changed; restore that for these results, or keep it for new ones, and run this again"
-            )
+            advice = "Nothing was written; restore that for these results, or keep it for new ones, and run this again"
+            raise UserError(f"changed while this stage ran: {listed(sorted(names))}. {advice}")

@@ -38,8 +38,6 @@ class Data(Section):
     @field_validator("path")
     @classmethod
     def path_names_a_place(cls, path: str | None, info: ValidationInfo) -> str | None:
-        if path and "\0" in path:
-            raise ValueError("must not contain a NUL character")
         if path is None and info.data.get("source") == "images":
             raise ValueError("must name a folder, a tar or a zip of images when data.source is images")
         return path
@@ -139,9 +137,7 @@ class Params(Section):
     @property
     def weight_decays(self) -> dict[str, float]:
         """The weight decays that a run may name, by parameter."""
-        return {"train.weight_decay": self.train.weight_decay} | {
-            f"ablation.{name}": value for name, value in self.ablation.model_dump().items()
-        }
+        return flat({"train": {"weight_decay": self.train.weight_decay}, "ablation": self.ablation.model_dump()})
 
 
 class Loader(yaml.SafeLoader):

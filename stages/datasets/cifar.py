@@ -20,7 +20,6 @@ from stages.datasets.source import Source, check_memory, resized
 
 TIMEOUT = 30  # seconds without an answer or a byte
 ADDRESS = "https://www.cs.toronto.edu/~kriz/"
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 SHA256 = {
     "cifar10": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     "cifar100": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",  # as in Keras and torchvision
@@ -48,7 +47,7 @@ def read(kind: str, path: Path | None, image_size: int) -> Source:
         return Split(resized(np.ascontiguousarray(images), image_size), labels, np.arange(len(labels)).astype(str))
 
     (classes,) = (batch[f"{fine}label_names"] for name, batch in batches.items() if name.endswith("meta"))
-    return Source(TITLES[kind], SHA256[kind], classes, split("data_batch", "train"), split("test"))
+    return Source(kind.replace("cifar", "CIFAR-"), SHA256[kind], classes, split("data_batch", "train"), split("test"))
 
 
 def _unpickled(archive: bytes) -> dict[str, dict]:
@@ -61,7 +60,7 @@ def _unpickled(archive: bytes) -> dict[str, dict]:
 
 def _verified(kind: str, path: Path | None) -> bytes:
     """Return the content of the archive: of `path`, or of the user's cache, where it is downloaded if it is missing."""
-    address = f"{ADDRESS}{TITLES[kind].lower()}-python.tar.gz"
+    address = f"{ADDRESS}{kind.replace('cifar', 'cifar-')}-python.tar.gz"
     archive = path or _downloaded(address, SHA256[kind])
     content = read_bytes(archive, f"data.path must be a copy of {address}")
     if sha256(content) != SHA256[kind]:

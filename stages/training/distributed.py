@@ -81,10 +81,8 @@ class Processes:
 def check_processes(train: Train, world_size: int) -> None:
     """Raise a UserError if this many processes cannot train with these parameters."""
     if train.batch_size < 2 * world_size:
-        lacking = (
-            f"train.batch_size = {train.batch_size} is less than two images for each of the {world_size} processes"
-        )
-        raise UserError(f"{lacking}; raise it or start fewer")
+        least = f"two images for each of the {world_size} processes; raise it or start fewer"
+        raise UserError(f"train.batch_size = {train.batch_size} is less than {least}")
     if train.sync_batchnorm and world_size > 1 and not torch.cuda.is_available():
         raise UserError("train.sync_batchnorm needs GPUs when several processes train; set it to false")
 

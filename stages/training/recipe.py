@@ -67,17 +67,13 @@ def recipe_of(params: Params, run: str) -> Recipe:
 
 
 def _recipe(params: Params, run: str) -> Recipe:
-    model = params.runs[run].model
+    model, kind = params.runs[run].model, model_file(params.runs[run].model).Settings
     train = params.train.model_copy(update={"weight_decay": params.weight_decays[params.runs[run].weight_decay]})
     try:
-        model_file(model).Settings.model_validate(params.models[model])
+        settings = kind.model_validate(params.models[model])
+        return Recipe(run=run, model=model, seed=params.seed, settings=settings, train=train, augment=params.augment)
     except ValidationError as error:
-        raise UserError(f"{PARAMS}: section {model}: {explain(error, model_file(model).Settings)}") from error
-    try:
-        values = {"run": run, "model": model, "seed": params.seed, "settings": params.models[model]}
-        return Recipe.model_validate(values | {"train": train, "augment": params.augment})
-    except ValidationError as error:
-        raise UserError(f"{PARAMS}: {explain(error)}") from error
+        raise UserError(f"{PARAMS}: section {model}: {explain(error, kind)}") from error
 
 
 def build_model(recipe: Recipe, classes: int) -> nn.Module:

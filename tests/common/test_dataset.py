@@ -72,9 +72,3 @@ def test_a_description_that_is_foreign_is_named(content):
     Path("data/dataset.json").write_text(content)
     with pytest.raises(UserError, match=r"data/dataset\.json: .*`dvc repro`"):
         read_info()
-
-
-def test_data_sets_fit_by_classes_and_size():
-    assert INFO.fits(INFO.model_copy(update={"name": "other", "mean": [0.1] * 3}))
-    assert not INFO.fits(INFO.model_copy(update={"classes": ["b", "a", "c"]}))
-    assert not INFO.fits(INFO.model_copy(update={"image_size": 16}))

@@ -20,7 +20,7 @@ class Outer(Section):
     ("value", "text"),
     [
         ("café", "'café'"), ("a\x1b[31m\u202e", "'a\\x1b[31m\\u202e'"), ([1, None, True, 0.5], "[1, None, True, 0.5]"),
-        ("x" * 10_000, "'" + "x" * 76 + "..."), ([1, -(10**10_000)], "a number of thousands of digits"),
+        ("x" * 10_000, "'" + "x" * 76 + "..."),
     ],
 )  # fmt: skip
 def test_a_value_is_shown_as_python_writes_it_printable_and_short(value, text):

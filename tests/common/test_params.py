@@ -69,7 +69,6 @@ REFUSED = [
     ({"seed": -(2**63) - 1}, "greater than or equal to"), ({"data.path": 3}, "data.path = 3: must be a valid string"),
     ({"data.source": "mnist"}, "data.source = 'mnist': must be 'cifar10', 'cifar100', 'images' or 'digits'"),
     ({"data.path": ""}, "at least 1 character"),
-    ({"data.path": "a\0b"}, "data.path = 'a\\x00b': must not contain a NUL"),
     ({"data.path": "x" * 5000}, "at most 4096"), ({"data.image_size": 7}, "greater than or equal to 8"),
     ({"data.image_size": 513}, "less than or equal to 512"), ({"data.test_share": 0}, "greater than 0"),
     ({"data.test_share": 1}, "less than 1"), ({"data.validation": 1}, "less than 1"),
@@ -122,13 +121,6 @@ def test_a_bad_value_is_refused_by_file_key_value_and_what_is_allowed(tmp_path, 
     assert message in said
     assert said.isprintable()
     assert len(said) < 600
-
-
-def test_a_number_of_thousands_of_digits_is_refused_in_one_line(tmp_path):
-    text = yaml.safe_dump(PARAMS).replace("seed: 42", "seed: 0x" + "f" * 5000)
-    (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(UserError, match="seed = a number of thousands of digits: must be less than"):
-        load_params(tmp_path / "params.yaml")
 
 
 def test_weight_decays_are_those_that_a_run_may_name(tmp_path):
