@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 import pandas as pd
 import pytest
@@ -156,10 +157,12 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
 
     with start() as first:
         assert first.stdout.readline() == "held\n"
+        (end := Timer(300, first.kill)).start()  # nobody waits for ever where the lock is not noticed
         with pytest.raises(UserError, match=r"^held by another$"), locked(tmp_path / "folder/lock", "held by another"):
             pass
         with start() as second:
             assert second.stdout.readline() == "waiting\n"
+            end.cancel()
             first.kill()
             assert second.stdout.readline() == "held\n"
     with locked(tmp_path / "folder/lock", "held by another"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.common import inputs as module
 from stages.common.dataset import read_dataset
 from stages.common.errors import UserError
 from stages.common.files import sha256
@@ -48,12 +49,13 @@ def test_files_and_parameters_that_changed_are_named_and_what_is_restored_passes
     assert changed(inputs) == "the parameters"
 
 
-def test_what_was_used_is_what_was_hashed_whatever_lay_there_before_and_after(data):
-    """A, B, A: another file under the name while it is read, and the first one back before the check."""
+def test_what_was_used_is_what_was_hashed_whatever_lay_there_before_and_after(data, monkeypatch):
+    """A, B, A: a stand-in for another file under the name at the moment of reading, and a third one later."""
+    contents = iter([b"two", b"three"])
+    monkeypatch.setattr(module, "read_bytes", lambda path: next(contents))
     inputs = Inputs(lambda: None)
-    data.write_text("two")
     assert inputs.read(data) == b"two"
-    data.write_text("one")
+    assert inputs.files == {data: sha256(b"two")}
     assert changed(inputs) == "a.csv"
 
 
