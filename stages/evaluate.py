@@ -16,7 +16,7 @@ from stages.common.files import csv_bytes, sha256, write_bytes, write_json
 from stages.common.inputs import Inputs
 from stages.common.params import PARAMS, Params, flat, load_params
 from stages.evaluation.metrics import Evaluation, TestResult, compare, suspects
-from stages.training.recipe import Recipe, recipe_of
+from stages.training.recipe import Recipe, count_parameters, recipe_of
 from stages.training.weights import Classifier, parse_model
 
 
@@ -34,7 +34,7 @@ def main(args: Namespace) -> None:
         history = pd.DataFrame(model.card.history)
         results[run] = TestResult(run, test.labels, model.log_probabilities(test.images), info.classes, test.names)
         values = model.card.recipe.model_dump(mode="json")
-        summaries[run] = results[run].summary(values, recipe.title, model.parameters, history)
+        summaries[run] = results[run].summary(values, recipe.title, count_parameters(model.network), history)
         curves.append(history.assign(run=run)[["run", *history]])
         print(f"{run}: {summaries[run].accuracy:.2%} of {len(test.labels):,} test images are right", flush=True)
     tables = {path: csv_bytes(table) for path, table in tables_of([*results.values()], curves).items()}

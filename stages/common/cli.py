@@ -26,7 +26,7 @@ def run(main: Callable[[Namespace], None], parser: ArgumentParser) -> None:
     for that signal.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # what its encoding lacks
+        stream.reconfigure(errors="backslashreplace")  # what its encoding lacks
     args = parser.parse_intermixed_args()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)

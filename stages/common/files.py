@@ -122,25 +122,18 @@ def parse_csv(content: bytes, path: Path) -> pd.DataFrame:
 
 
 @contextmanager
-def locked(path: Path, held: str, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, held: str) -> Iterator[None]:
     """Hold the lock of this file; it is released when the process ends, however it ends.
 
-    Args:
-        held: what to say if another process holds the lock.
-        wait: print that and wait.
-
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, which `held` says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            if not wait:
-                raise UserError(held) from error
-            print(held, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            raise UserError(held) from error
         except OSError as error:  # a file system without locks, such as some home folders on NFS or Lustre
             print(f"{printable(path)}: no lock ({error.strerror}); start nothing twice in this folder", flush=True)
         yield

@@ -15,7 +15,7 @@ import numpy as np
 
 from stages.common.dataset import Split
 from stages.common.errors import UserError, printable
-from stages.common.files import locked, read_bytes, sha256
+from stages.common.files import read_bytes, sha256
 from stages.datasets.source import Source, check_memory, resized
 
 TIMEOUT = 30  # seconds without an answer or a byte
@@ -69,17 +69,17 @@ def _verified(kind: str, path: Path | None) -> bytes:
 
 
 def _downloaded(address: str, digest: str) -> Path:
-    """Return the archive in torch.hub's folder, downloaded by one process at a time if it is missing."""
+    """Return the archive in torch.hub's folder, where it is downloaded if it is missing."""
     from torch.hub import download_url_to_file, get_dir  # here, because torch takes seconds to import
 
     archive = Path(get_dir(), address.rpartition("/")[2])
-    what = f"{address} to {printable(archive)}"
-    with locked(archive.with_suffix(".lock"), f"waiting for another download of {what}", wait=True):
-        if not archive.exists():
-            print(f"downloading {what}", flush=True)
-            socket.setdefaulttimeout(TIMEOUT)
-            try:  # under another name first, which is removed unless the sha256 is right
-                download_url_to_file(address, str(archive), hash_prefix=digest, progress=sys.stderr.isatty())
-            except (OSError, HTTPException, RuntimeError) as error:
-                raise UserError(f"cannot download {what}: {printable(error)}; set data.path to a copy") from error
+    if not archive.exists():
+        what = f"{address} to {printable(archive)}"
+        print(f"downloading {what}", flush=True)
+        socket.setdefaulttimeout(TIMEOUT)
+        try:  # under a name of its own first, which is removed unless the sha256 is right
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            download_url_to_file(address, str(archive), hash_prefix=digest, progress=sys.stderr.isatty())
+        except (OSError, HTTPException, RuntimeError) as error:
+            raise UserError(f"cannot download {what}: {printable(error)}; set data.path to a copy") from error
     return archive

@@ -56,7 +56,6 @@ def read(path: Path, image_size: int, test_share: float) -> Source:
         UserError: something in it is out of place or no image, a class is missing or has too few images, or all do not
             fit into memory; the message names the first few such files and their number.
     """
-    where = f"data.path: {printable(path)}"
     try:
         with _opened(path) as openers:
             places, notes = _places(openers)
@@ -67,10 +66,9 @@ def read(path: Path, image_size: int, test_share: float) -> Source:
                 places = _divided(places, test_share)
             _check_classes(places)
             source = _decoded(openers, places, image_size)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    except (OSError, *DAMAGED) as error:
-        raise UserError(f"{where}: cannot be read ({printable(error)}); it must be {LAYOUT}") from error
+    except (UserError, OSError, *DAMAGED) as error:
+        reason = error if isinstance(error, UserError) else f"cannot be read ({printable(error)}); it must be {LAYOUT}"
+        raise UserError(f"data.path: {printable(path)}: {reason}") from error
     name = re.sub(r"\.(zip|tar|tar\.\w+|t[gx]z|tbz2?)$", "", os.path.basename(os.path.abspath(path)), flags=re.I)
     return source._replace(name=printable(name or "images"), test_share=test_share if divided else None)
 

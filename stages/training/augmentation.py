@@ -86,9 +86,8 @@ class TrainingImages:
         images = torch.where(draws.flip.bool()[:, None, None, None], images.flip(2), images)
         x = self.normalise(images)
         if self.cutout:
-            x.masked_fill_(
-                self._hole(draws), 0
-            )  # the mean colour, as in the paper; in place, which keeps channels_last
+            # The mean colour, as in the paper; in place, which keeps channels_last
+            x.masked_fill_(self._hole(draws), 0)
         return x, self.labels[draws.index]
 
     def _hole(self, draws: Draws) -> Tensor:

@@ -71,7 +71,7 @@ class Checkpoint:
 
     def __init__(self, run: str, fingerprint: dict[str, str], workers: str):
         self.path, self.fingerprint, self.workers = FOLDER / f"{run}.safetensors", fingerprint, workers
-        self.due, self.failed = 0.0, False  # by time.monotonic(); the last one could not be written, and a line said so
+        self.due = 0.0  # by time.monotonic()
 
     def load(self) -> State | None:
         """Return the state of an interrupted training, or None; print why a checkpoint is not used."""
@@ -100,19 +100,16 @@ class Checkpoint:
         began = time.monotonic()
         if began < self.due and not finished:
             return
-        numbers = {name: getattr(state, name) for name in ("history", "seconds", "training_seconds")}
-        card = {"fingerprint": self.fingerprint, "workers": self.workers, **numbers}
+        card = {name: getattr(state, name) for name in ("history", "seconds", "training_seconds")}
+        card |= {"fingerprint": self.fingerprint, "workers": self.workers}
         tensors = {f"step.{name}": tensor for name, tensor in state.tensors.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
         content = to_bytes(card, tensors)
         try:
             write_bytes(self.path, content)
-            self.failed = False
         except OSError as error:
             reason = f"{error.strerror}, {len(content) / 2**20:,.0f} MiB are needed"
-            if not self.failed:
-                print(f"{self.path}: no checkpoint ({reason}); an interruption would lose this training, which goes on")
-            self.failed = True
+            print(f"{self.path}: no checkpoint ({reason}); an interruption would lose this training, which goes on")
         self.due = time.monotonic() + SHARE * (time.monotonic() - began)
 
 

@@ -25,8 +25,6 @@ from stages.training.distributed import Processes
 # to 40 s, and saves about 0.1 s an epoch. On a CPU no model gains by it (docs/performance.md).
 COMPILE_FROM_IMAGES = 10_000_000
 
-COMPILED = Path(".cache/compiled")  # what the compiler keeps between runs
-
 ALONE = Processes()
 
 
@@ -70,7 +68,7 @@ class Device:
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         whole = self.processes.world_size == 1  # DistributedDataParallel breaks the graph
         # The compiler unpickles what lies there, by default in a folder of /tmp that another user may have made
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(COMPILED))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(".cache/compiled"))
         # Inductor chooses kernels by timing unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
         return torch.compile(function, dynamic=False, fullgraph=whole, options={"deterministic": True})
@@ -142,15 +140,14 @@ def exact_device() -> Device:
 
 
 def _precision(wanted: str, on_gpu: bool) -> str:
-    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else wanted == "bf16" and _survives_bf16()
     if wanted == "auto":
-        return "bf16" if has_bf16 else "fp32"
+        return "bf16" if able else "fp32"
     if wanted == "tf32" and not on_gpu:
         raise UserError("train.precision = 'tf32': this machine has no GPU; use auto or fp32")
-    if wanted == "bf16" and on_gpu and not has_bf16:
-        raise UserError(f"train.precision = 'bf16': {torch.cuda.get_device_name()} lacks it; use auto, tf32 or fp32")
-    if wanted == "bf16" and not on_gpu and not _survives_bf16():
-        raise UserError("train.precision = 'bf16': a process that uses it dies on this CPU; use auto or fp32")
+    if wanted == "bf16" and not able:
+        name = torch.cuda.get_device_name() if on_gpu else "this CPU"
+        raise UserError(f"train.precision = 'bf16': {name} lacks it; use auto or fp32")
     return wanted
 
 

@@ -27,10 +27,6 @@ class Processes:
     world_size: int = 1
     local_rank: int = 0  # among those on this machine
 
-    def share(self, count: int) -> int:
-        """Return how many of `count` rows this process takes."""
-        return count // self.world_size + (self.rank < count % self.world_size)
-
     def shard(self, batch: Tensor) -> tuple[Tensor, float]:
         """Return this process's rows of the batch that a single process would use, and the weight of their mean loss.
 
@@ -99,14 +95,14 @@ def joined_processes() -> Iterator[Processes]:
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield Processes()
         return
-    local_rank, on_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
-    if on_gpu and int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
-        started = f"launcher: starts {os.environ['LOCAL_WORLD_SIZE']} processes on this machine"
-        raise UserError(f"{started}, which has {torch.cuda.device_count()} GPUs; each needs its own")
-    device = torch.device("cuda", local_rank) if on_gpu else None
+    local_rank, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < here:
+        raise UserError(f"launcher: starts {here} processes on this machine, which has {gpus} GPUs; each needs its own")
+    device = torch.device("cuda", local_rank) if gpus else None
     if device:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device)
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT, device_id=device)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
     except RuntimeError as error:

@@ -109,7 +109,7 @@ def check_outputs(model: nn.Module, dataset: Dataset, normalise: Normalise) -> N
 def build_update(step: Step, batch_size: int, device: Device) -> Callable[[Tensor], None]:
     """Return the step on this process's shard of a batch, compiled and captured as the device decides."""
     compiled = device.compiled(step.forward)
-    whole = device.processes.share(batch_size)
+    whole = len(device.processes.shard(torch.empty(batch_size))[0])
 
     def update(batch: Tensor) -> None:
         rows, weight = device.processes.shard(batch)

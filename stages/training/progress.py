@@ -12,8 +12,6 @@ from stages.training.checkpoint import State
 from stages.training.device import Device
 from stages.training.recipe import Recipe
 
-BAR = "{l_bar}{bar}| {rate_noinv_fmt}, {remaining} left"
-
 
 class Progress:
     """Print how far a training is.
@@ -34,7 +32,6 @@ class Progress:
             unit=" images",
             unit_scale=True,
             dynamic_ncols=True,
-            bar_format=BAR,
             disable=None,  # where there is no terminal
         )
 

@@ -33,11 +33,7 @@ class Step:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        images: TrainingImages,
-        train: Train,
-        autocast: Callable[[], AbstractContextManager],
+        self, model: nn.Module, images: TrainingImages, train: Train, autocast: Callable[[], AbstractContextManager]
     ):
         self.model, self.images, self.train, self.autocast = model, images, train, autocast
         self.bare = getattr(model, "module", model)  # inside DistributedDataParallel

@@ -16,7 +16,7 @@ from stages.training import checkpoint
 from stages.training.augmentation import Normalise
 from stages.training.device import exact_device
 from stages.training.loop import forward_test, predict
-from stages.training.recipe import Recipe, build_model, count_parameters
+from stages.training.recipe import Recipe, build_model
 
 
 class Card(Record):
@@ -47,11 +47,6 @@ class Classifier:
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the columns of `probabilities`."""
         return self.card.data.classes
-
-    @property
-    def parameters(self) -> int:
-        """The number of weights."""
-        return count_parameters(self.network)
 
     def log_probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return the natural logarithm of the probability of each class, float64 N×classes, computed in fp32.
@@ -110,8 +105,7 @@ def parse_model(content: bytes, path: Path) -> Classifier:
             raise ValueError("some of its weights are not finite")
     except (ValueError, RuntimeError, ImportError) as error:  # RuntimeError: weights of other names or shapes
         reason = explain(error, Card) if isinstance(error, ValidationError) else printable(error)
-        advice = "train it again with `dvc repro --force`"
-        raise UserError(f"{printable(path)}: not a model of this pipeline ({reason}); {advice}") from error
+        raise UserError(f"{printable(path)}: not a model of this pipeline ({reason}); train it again") from error
     return Classifier(card, network)
 
 

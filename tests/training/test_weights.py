@@ -53,7 +53,6 @@ def test_card_weights_and_statistics_come_back_from_the_file(tmp_path, name):
     (tmp_path / "x.safetensors").write_bytes(to_bytes(card, expected.state_dict()))
     classifier = load_model(str(tmp_path / "x.safetensors"))
     assert (classifier.card, classifier.classes) == (card, DATA.info.classes)
-    assert classifier.parameters == sum(p.numel() for p in expected.parameters())
     torch.testing.assert_close(classifier.network.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
