@@ -7,15 +7,9 @@ from stages.common.dataset import Counts, DatasetInfo, Split, read_info, read_sp
 from stages.common.errors import UserError
 
 INFO = DatasetInfo(
-    name="toys",
-    source="images",
-    sha256="ab" * 32,
-    classes=["a", "b", "c"],
-    image_size=8,
-    counts=Counts(train=7, test=5, validation=0),
-    mean=[0.5] * 3,
-    std=[0.3] * 3,
-)
+    name="toys", source="images", sha256="ab" * 32, classes=["a", "b", "c"], image_size=8,
+    counts=Counts(train=7, test=5, validation=0), mean=[0.5] * 3, std=[0.3] * 3,
+)  # fmt: skip
 
 
 def split(count: int) -> Split:
@@ -34,12 +28,6 @@ def contents() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path("data").iterdir()}
 
 
-def assert_same(ours: Split, other: Split) -> None:
-    for one, two in zip(ours, other, strict=True):
-        assert one.dtype == two.dtype
-        np.testing.assert_array_equal(one, two)
-
-
 def test_a_data_set_comes_back_as_it_was_written_with_the_same_bytes_each_time():
     info = INFO.model_copy(update={"counts": Counts(train=7, test=5, validation=3)})
     splits = {"train": split(7), "test": split(5), "validation": split(3)}
@@ -49,26 +37,16 @@ def test_a_data_set_comes_back_as_it_was_written_with_the_same_bytes_each_time()
     assert contents() == first
     assert read_info() == info
     for name, written in splits.items():
-        assert_same(read_split(name, info), written)
-    write_dataset(INFO, {"train": split(7), "test": split(5)})
-    assert sorted(contents()) == ["dataset.json", "test.npz", "train.npz"]
+        for one, two in zip(read_split(name, info), written, strict=True):
+            np.testing.assert_array_equal(one, two, strict=True)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04 cut off", b"flipped", b"other"])
-def test_a_split_that_is_missing_damaged_or_foreign_is_named(content):
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"flipped", b"other"])
+def test_a_split_that_is_damaged_or_foreign_is_named(content):
     write_dataset(INFO, {"train": split(7), "test": split(5)})
     path, test = Path("data/train.npz"), Path("data/test.npz").read_bytes()
     flipped = bytearray(path.read_bytes())
     flipped[len(flipped) // 2] ^= 1
-    path.unlink()
-    if content is not None:
-        path.write_bytes({b"flipped": flipped, b"other": test}.get(content, content))
+    path.write_bytes({b"flipped": flipped, b"other": test}.get(content, content))
     with pytest.raises(UserError, match=r"^data/train\.npz: .*`dvc repro"):
         read_split("train", INFO)
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"name": "toys"}'])
-def test_a_description_that_is_foreign_is_named(content):
-    Path("data/dataset.json").write_text(content)
-    with pytest.raises(UserError, match=r"data/dataset\.json: .*`dvc repro`"):
-        read_info()

@@ -16,15 +16,10 @@ class Outer(Section):
     inner: Inner
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("café", "'café'"), ("a\x1b[31m\u202e", "'a\\x1b[31m\\u202e'"), ([1, None, True, 0.5], "[1, None, True, 0.5]"),
-        ("x" * 10_000, "'" + "x" * 76 + "..."),
-    ],
-)  # fmt: skip
-def test_a_value_is_shown_as_python_writes_it_printable_and_short(value, text):
-    assert shown(value) == text
+def test_a_value_is_shown_as_python_writes_it_printable_and_short():
+    assert [shown(value) for value in ("café", [1, None, True])] == ["'café'", "[1, None, True]"]
+    assert shown("a\x1b[31m\u202e") == "'a\\x1b[31m\\u202e'"
+    assert shown("x" * 10_000) == "'" + "x" * 76 + "..."
 
 
 @given(st.text())
@@ -48,11 +43,9 @@ def test_the_first_problems_are_listed_and_the_others_counted():
     ("values", "line"),
     [
         ({"name": 3, "inner": {}}, "name = 3: must be a valid string; inner.size is missing"),
-        ({"name": "a", "inner": {"size": 1, "size2": 2}, "colour": 1},
-         "inner.size2 is unknown; known here: size; colour is unknown; known here: name, inner"),
-        ({"name": "a", "inner": 3}, "inner = 3: must be a valid dictionary or instance of Inner"),
+        ({"name": "a", "inner": {"size": 1, "size2": 2}}, "inner.size2 is unknown; known here: size"),
     ],
-)  # fmt: skip
+)
 def test_a_problem_names_its_key_its_value_and_what_is_allowed_or_known(values, line):
     with pytest.raises(ValidationError) as error:
         Outer.model_validate(values)

@@ -37,7 +37,6 @@ def test_files_and_parameters_that_changed_are_named_and_what_is_restored_passes
     assert inputs.files == {data: "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"}  # by sha256sum
     inputs.check()
     data.write_text("two")
-    assert changed(inputs) == "a.csv"
     values[0] = 2
     assert changed(inputs) == "a.csv; the parameters"
     data.unlink()
@@ -45,8 +44,6 @@ def test_files_and_parameters_that_changed_are_named_and_what_is_restored_passes
     assert changed(inputs) == "a.csv"
     data.write_text("one")
     inputs.check()
-    values[0] = 2
-    assert changed(inputs) == "the parameters"
 
 
 def test_what_was_used_is_what_was_hashed_whatever_lay_there_before_and_after(data, monkeypatch):
@@ -75,10 +72,9 @@ def test_a_data_set_is_parsed_from_the_bytes_that_were_hashed(workspace):
 
 
 def test_a_file_that_cannot_be_read_is_named(data):
-    with pytest.raises(UserError, match=r"^x: no such file; make it with `dvc repro`$"):
-        Inputs(lambda: None).read(Path("x"))
-    with pytest.raises(UserError, match=r"^\.: no such file; "):
-        Inputs(lambda: None).read(Path("."))
+    for name in ("x", "."):
+        with pytest.raises(UserError, match=f"^{re.escape(name)}: no such file; make it with `dvc repro`$"):
+            Inputs(lambda: None).read(Path(name))
 
 
 def test_code_that_is_loaded_and_was_edited_after_python_began_is_named_and_no_other(tmp_path):

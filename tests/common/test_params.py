@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
-from dvc.utils.serialize import modify_yaml
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -47,15 +46,10 @@ def test_the_projects_parameters_are_valid():
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"seed": -(2**63)}, {"seed": 2**63 - 1}, {"data.image_size": 512}, {"data.path": "~/photos"},
-        {"data.validation": 0.5}, {"data.source": "cifar100"}, {"data.source": "cifar10"}, {"train.batch_size": 2},
-        {"data.source": "images", "data.path": "x"}, {"train.weight_decay": 0}, {"train.momentum": 0.0},
-        {"train.nesterov": True}, {"train.compile": True}, {"train.compile": False}, {"train.schedule": "step"},
-        {"train.precision": "tf32"}, {"train.keep": "last"}, {"train.label_smoothing": 0.99},
-        {"augment.crop_padding": 4}, {"augment.cutout": 8}, {"ablation.less": 1e-5, "ablation.model_fields": 0.0},
-        {"study.margin": 0}, {"compare": {}},
+        {"seed": -(2**63)}, {"data.path": "~/photos"}, {"data.source": "cifar100"}, {"train.compile": True},
+        {"train.momentum": 0.0}, {"augment.crop_padding": 4, "augment.cutout": 8}, {"study.margin": 0}, {"compare": {}},
         {"ablation.2": 0.5, "runs.w-2": {"model": "cnn", "weight_decay": "ablation.2"}, "compare.x_1": ["w-2", "cnn"]},
-        {"launcher": "torchrun --standalone"}, {"torchvision": ...},
+        {"torchvision": ...},
     ],
     ids=str,
 )  # fmt: skip
@@ -64,55 +58,30 @@ def test_what_is_allowed_is_taken_as_it_is(tmp_path, changes):
 
 
 REFUSED = [
-    ({"seed": "x"}, "seed = 'x': must be a valid integer"), ({"seed": True}, "seed = True: must be a valid integer"),
-    ({"seed": 1.5}, "integer"), ({"seed": ...}, "seed is missing"), ({"seed": 2**63}, "less than"),
-    ({"seed": -(2**63) - 1}, "greater than or equal to"), ({"data.path": 3}, "data.path = 3: must be a valid string"),
+    ({"seed": True}, "seed = True: must be a valid integer"), ({"seed": 1.5}, "integer"),
+    ({"seed": ...}, "seed is missing"), ({"seed": 2**63}, "less than"), ({"seed": -(2**63) - 1}, "greater than or"),
     ({"data.source": "mnist"}, "data.source = 'mnist': must be 'cifar10', 'cifar100', 'images' or 'digits'"),
-    ({"data.path": ""}, "at least 1 character"),
-    ({"data.path": "x" * 5000}, "at most 4096"), ({"data.image_size": 7}, "greater than or equal to 8"),
-    ({"data.image_size": 513}, "less than or equal to 512"), ({"data.test_share": 0}, "greater than 0"),
-    ({"data.test_share": 1}, "less than 1"), ({"data.validation": 1}, "less than 1"),
-    ({"data.validation": -0.1}, "greater than or equal to 0"), ({"train.batch_size": 1}, "greater than or equal to 2"),
-    ({"train.batch_size": 2**20 + 1}, "less than or equal to"), ({"train.batch_size": 12.5}, "integer"),
-    ({"train.learning_rate": 0}, "greater than 0"), ({"train.learning_rate": math.inf}, "finite"),
-    ({"train.learning_rate": math.nan}, "finite"), ({"train.momentum": 1.0}, "less than 1"),
-    ({"train.momentum": -0.1}, "greater than or equal to 0"), ({"train.nesterov": 1}, "boolean"),
-    ({"train.weight_decay": -1.0}, "greater than or equal to 0"), ({"train.weight_decay": 1}, "less than 1"),
-    ({"train.weight_decay": "much"}, "train.weight_decay = 'much': must be a valid number"),
-    ({"train.schedule": "linear"}, "'cosine' or 'step'"), ({"train.warmup_epochs": -1}, "greater than or equal to 0"),
-    ({"train.label_smoothing": 1}, "less than 1"), ({"train.label_smoothing": -0.1}, "greater than or equal to 0"),
-    ({"train.precision": "fp8"}, "'auto', 'fp32', 'tf32' or 'bf16'"), ({"train.keep": "all"}, "'best' or 'last'"),
-    ({"train.compile": "maybe"}, "'auto', True or False"), ({"train.compile": 2}, "'auto', True or False"),
-    ({"train.sync_batchnorm": "no"}, "boolean"), ({"augment.crop_padding": -1}, "greater than or equal to 0"),
+    ({"data.path": ""}, "at least 1 character"), ({"data.test_share": 1}, "less than 1"),
+    ({"data.image_size": 513}, "less than or equal to 512"), ({"train.batch_size": 1}, "greater than or equal to 2"),
+    ({"train.learning_rate": math.inf}, "finite"), ({"train.learning_rate": 0}, "greater than 0"),
+    ({"train.compile": 2}, "'auto', True or False"), ({"train.nesterov": 1}, "boolean"),
     ({"train.wait_decay": 1}, "train.wait_decay is unknown; known here: batch_size, learning_rate, momentum"),
-    ({"augment.flip": 1}, "boolean"), ({"augment.cutout": -1}, "greater than or equal to 0"),
-    ({"study.seeds": 0}, "greater than or equal to 1"), ({"study.seeds": 2**31 + 1}, "less than or equal to"),
-    ({"study.margin": 1}, "less than 1"), ({"study.margin": -0.1}, "greater than or equal to 0"),
     ({"ablation.weight_decay": 1.0}, "less than 1"), ({"ablation.less": "x"}, "number"),
     ({"ablation.a b": 0.1}, "pattern"), ({"cnn": 3}, "cnn = 3: must be a valid dictionary"),
     ({"runs": {}}, "at least 1 item"), ({"runs": {"../x": {}}}, "pattern"),
-    ({"runs.a\n": {"model": "cnn", "weight_decay": "x"}}, "pattern"), ({"runs." + "a" * 65: {}}, "pattern"),
-    ({"runs.cnn.model": "../x"}, "pattern"), ({"runs.cnn.epochs": 3}, "runs.cnn.epochs is unknown"),
-    ({"compare.model": ["resnet"]}, "at least 2 items"),
-    ({"compare.model": ["resnet", "cnn", "cnn"]}, "at most 2 items"), ({"launcher": ""}, "at least 1 character"),
     ({"data.source": "images"}, "data.path = None: must name a folder, a tar or a zip of images when data."),
     ({"train.nesterov": True, "train.momentum": 0.0}, "nesterov needs a momentum above 0"),
     ({"augment.crop_padding": 5}, "augment.crop_padding = 5: must be at most 4 where data.image_size is 8"),
-    ({"augment.cutout": 9}, "augment.cutout = 9: must be at most 8 where data.image_size is 8"),
     ({"vit": {"epochs": 1}}, "vit is unknown; known here: seed, data, train, augment, study, ablation, runs, "),
     ({"runs.cnn.model": "seed"}, "runs.cnn.model = 'seed' is not there; there is cnn, resnet, t"),
-    ({"torchvision": ..., "runs.cnn.model": "torchvision"}, "runs.cnn.model = 'torchvision' is not there"),
     ({"runs.cnn.weight_decay": "train.momentum"}, "runs.cnn.weight_decay = 'train.momentum' is not there; there "
      "is train.weight_decay, ablation.weight_decay"),
-    ({"runs.cnn.weight_decay": "ablation.more"}, "is not there"),
     ({"compare.model": ["resnet", "vit"]}, "compare.model = ['resnet', 'vit']: must name two runs of cnn, resnet, r"),
     ({"compare.model": ["cnn", "cnn"]}, "compare.model = ['cnn', 'cnn']: must name two runs"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"), REFUSED, ids=[f"{i}-{next(iter(c))!r}" for i, (c, _) in enumerate(REFUSED)]
-)
+@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=str)
 def test_a_bad_value_is_refused_by_file_key_value_and_what_is_allowed(tmp_path, changes, message):
     with pytest.raises(UserError) as error:
         loaded(changed(changes), tmp_path)
@@ -120,38 +89,20 @@ def test_a_bad_value_is_refused_by_file_key_value_and_what_is_allowed(tmp_path, 
     assert said.startswith(f"{tmp_path}/params.yaml: ")
     assert message in said
     assert said.isprintable()
-    assert len(said) < 600
 
 
 def test_weight_decays_are_those_that_a_run_may_name(tmp_path):
     params = loaded(changed({"ablation.less": 1e-5}), tmp_path)
     assert params.weight_decays == {"train.weight_decay": 5e-4, "ablation.weight_decay": 1e-4, "ablation.less": 1e-5}
-    assert params.models == {name: PARAMS[name] for name in ("cnn", "resnet", "torchvision")}
 
 
-@pytest.mark.parametrize("text", ["1e-5", "1.0e-05", "5e-324", "0"])
-def test_a_weight_decay_set_by_dvc_is_the_number_that_python_reads(tmp_path, text):
+def test_a_weight_decay_set_by_dvc_is_the_number_that_python_reads(tmp_path):
     loaded(PARAMS, tmp_path)
-    apply_overrides(tmp_path / "params.yaml", [f"train.weight_decay={text}"])  # what `dvc exp run -S` does
-    assert load_params(tmp_path / "params.yaml").train.weight_decay == float(text)
-
-
-@settings(max_examples=30)
-@given(value=st.floats(0, 1, exclude_max=True), rate=st.floats(1e-300, 1e300), seed=st.integers(-(2**63), 2**63 - 1))
-@example(value=1e-5, rate=1e16, seed=0)
-def test_any_number_that_dvc_writes_is_read_back(tmp_path_factory, value, rate, seed):
-    path = tmp_path_factory.getbasetemp() / "params.yaml"
-    path.write_text(yaml.safe_dump(PARAMS))
-    with modify_yaml(path) as params:
-        params["train"]["weight_decay"], params["train"]["learning_rate"], params["seed"] = value, rate, seed
-    read = load_params(path)
-    assert (read.train.weight_decay, read.train.learning_rate, read.seed) == (value, rate, seed)
+    apply_overrides(tmp_path / "params.yaml", ["train.weight_decay=1e-5"])  # what `dvc exp run -S` does
+    assert load_params(tmp_path / "params.yaml").train.weight_decay == 1e-5
 
 
 @given(st.from_regex(r"[-+]?(0|[1-9][0-9]{0,3})(\.[0-9]{0,3})?([eE][-+]?[0-9]{1,2})?", fullmatch=True))
-@example("1e-05")
-@example("-1.5E+3")
-@example("1.e5")
 def test_a_number_is_what_dvcs_reader_takes_it_for(text):
     expected = YAML(typ="safe").load(io.StringIO(f"x: {text}\n"))["x"]
     assert isinstance(expected, int | float)
@@ -159,16 +110,14 @@ def test_a_number_is_what_dvcs_reader_takes_it_for(text):
     assert (found, type(found)) == (expected, type(expected))
 
 
-@pytest.mark.parametrize(
-    "text", ["a: [", "a: b: c", "\0", b"\xff", "a: !!bool x", "a: &x [*x]\nb: *y", "[" * 500, "a: !!python/name:os.x"]
-)
+@pytest.mark.parametrize("text", ["a: [", "\0", b"\xff", "a: !!bool x", "[" * 500, "a: !!python/name:os.x"])
 def test_what_is_no_yaml_is_named_in_one_line(text):
     with pytest.raises(UserError, match=r"^params\.yaml: not valid YAML: ") as error:
         parse_yaml(text, "params.yaml")
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("text", [None, "", "3", "[]", "a"])
+@pytest.mark.parametrize("text", [None, "", "[]", "a"])
 def test_parameters_that_are_missing_or_no_sections_are_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "params.yaml").write_text(text)
