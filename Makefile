@@ -50,7 +50,7 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	@echo 'The report is report/index.html. This is the branch demo, a DVC workspace.'
 	@sha256sum --status --check docs/results/demo.sha256 2>/dev/null && \
 	    echo 'The models have the published bytes (docs/results/demo.sha256).' || \
-	    echo 'The models have other bytes than those published (docs/reproducibility.md says when).'
+	    echo 'The models have other bytes than those published: docs/reproducibility.md.'
 	@echo 'Go on with, for example,'
 	@echo '    source $(VENV)/bin/activate'
 	@echo '    dvc exp run -S train.weight_decay=1e-3'

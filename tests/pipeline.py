@@ -73,6 +73,8 @@ class Clone:
             "GIT_CONFIG_NOSYSTEM": "1",
             "DVC_SITE_CACHE_DIR": str(home / "site"),
             "OMP_NUM_THREADS": "1",
+            "ATEN_CPU_CAPABILITY": "avx2",  # as `make demo` sets them
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
             **env,
         }
 

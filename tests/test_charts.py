@@ -27,10 +27,17 @@ def drawn(spec: dict, *fields: str) -> set[tuple]:
 
 
 def rounded(value: object) -> object:
+    """A number to four digits, a percentage as its fraction."""
+    text = str(value).replace("−", "-")
     try:
-        return round(float(str(value).replace("−", "-")), 4)
+        return round(float(text.removesuffix("%")) / (100 if text.endswith("%") else 1), 4)
     except ValueError:
         return value
+
+
+def percent(fraction: float, digits: int | None = None) -> str:
+    """As the axes write it: with so many significant digits, or whole."""
+    return f"{100 * fraction:.{digits}g}%" if digits else f"{int(100 * fraction + 0.5)}%"
 
 
 def rows(table: pd.DataFrame, *columns: str) -> set[tuple]:
@@ -100,15 +107,19 @@ def test_validation_takes_the_place_of_test_in_a_history_that_has_it(charts):
 @pytest.mark.parametrize("run", RUNS)
 def test_the_chart_of_a_run_has_its_training_and_its_test_accuracy(finished, charts, run):
     history = table(finished, f"plots/history/{run}.csv")
-    expected = {(rounded(row.epoch), rounded(row.train_accuracy), "train") for row in history.itertuples()}
-    expected |= {(rounded(row.epoch), rounded(row.test_accuracy), "test") for row in history.itertuples()}
+    expected = {
+        (rounded(row.epoch), rounded(percent(getattr(row, f"{images}_accuracy"), 3)), images)
+        for row in history.itertuples()
+        for images in ("train", "test")
+    }
     assert drawn(charts[run], "epoch", "accuracy", "images") == expected
 
 
 def test_the_chart_of_f1_has_a_dot_for_each_class_and_run_in_the_order_of_the_classes(finished, charts):
     scores = table(finished, "plots/per_class.csv")
     spec = charts["F1 of each class"]
-    assert drawn(spec, "f1", "class", "run") == rows(scores, "f1", "class", "run")
+    expected = scores.assign(f1=scores.f1.map(lambda f1: percent(f1, 3)))
+    assert drawn(spec, "f1", "class", "run") == rows(expected, "f1", "class", "run")
     svg = vl_convert.vegalite_to_svg(spec, vl_version="5.20")
     axis = re.search(r"Y-axis for a discrete scale with 10 values: ([^\"]*)", svg)
     assert axis
@@ -118,7 +129,8 @@ def test_the_chart_of_f1_has_a_dot_for_each_class_and_run_in_the_order_of_the_cl
 def test_calibration_is_accuracy_against_confidence(finished, charts):
     bins = table(finished, "plots/calibration.csv")
     spec = charts["Calibration"]
-    assert drawn(spec, "confidence", "accuracy", "run") >= rows(bins, "confidence", "accuracy", "run")
+    whole = bins.assign(confidence=bins.confidence.map(percent), accuracy=bins.accuracy.map(percent))
+    assert drawn(spec, "confidence", "accuracy", "run") >= rows(whole, "confidence", "accuracy", "run")
     dots = {mark["images"] for mark in marks(spec) if "images" in mark}
     assert {rounded(size) for size in dots} == {rounded(size) for size in bins.images}
 
@@ -132,7 +144,7 @@ def test_a_confusion_matrix_counts_the_images_of_each_class_in_its_row(finished,
     assert spec["spec"]["encoding"]["x"]["title"] == "taken for"
     assert spec["spec"]["encoding"]["y"]["title"] == "class"
     cells = {(mark["class"], mark["taken for"], mark["of the class"]) for mark in marks(spec) if "of the class" in mark}
-    expected = {(row.actual, row.predicted, rounded(row.share)) for row in counts.itertuples()}
+    expected = {(row.actual, row.predicted, rounded(percent(row.share))) for row in counts.itertuples()}
     assert {(row, column, rounded(share)) for row, column, share in cells} == expected
 
 

@@ -101,9 +101,12 @@ def test_the_code_that_a_stage_depends_on_is_the_code_that_it_imports(stage):
     ours = "(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'stages' and m.__file__)"
     code = f"import sys, stages.{stage}; print(*{ours}, sep='\\n')"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # What a person sees of a training is no part of testing, nor the reading of images of a report
+    unused = {"evaluate": {ROOT / "stages/training/progress.py"}, "report": {ROOT / "stages/common/image.py"}}
     # A model's file is imported by the name that params.yaml gives
     by_name = {file for file in listed if "models" in file.parts or "${item.model}" in file.name}
-    assert {file for file in listed - by_name if file.suffix == ".py"} == set(map(Path, shown.splitlines()))
+    imported = set(map(Path, shown.splitlines())) | unused.get(stage, set())
+    assert {file for file in listed - by_name if file.suffix == ".py"} == imported
     assert bool(by_name) == (stage in ("train", "evaluate"))
 
 
