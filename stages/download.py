@@ -20,10 +20,8 @@ def main(args: Namespace) -> None:
     info, splits = describe(read_source(inputs.settings), inputs.settings)
     inputs.check()
     write_dataset(info, splits)
-    counts, size = info.counts, f"{info.image_size}×{info.image_size}"
-    aside = f", {counts.validation:,} validation" if counts.validation else ""
-    images = f"{counts.train:,} training{aside} and {counts.test:,} test images"
-    print(f"{info.name}: {images}, {len(info.classes)} classes, {size}")
+    counts = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
+    print(f"{info.name}: {counts} images, {len(info.classes)} classes, {info.image_size}×{info.image_size}")
 
 
 def read_source(data: Data) -> Source:

@@ -43,7 +43,7 @@ def main(args: Namespace) -> None:
                 inputs.check()
                 write_bytes(MODELS / f"{recipe.run}.safetensors", model_file)
                 write_json(TIMING / f"{recipe.run}.json", timing(state, len(dataset.train.labels), device))
-                write_history(recipe.run, state)
+                write_csv(HISTORY / f"{recipe.run}.csv", pd.DataFrame(state.history))
 
 
 def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: Device) -> State:
@@ -61,7 +61,7 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: 
     if processes.rank > 0:
         state = processes.broadcast(None)
         return [state, *train(model, dataset, recipe, device, state)][-1]
-    print(f"{recipe.run}: {recipe.title}, {count_parameters(model):,} parameters", flush=True)
+    print(f"{recipe.run}: {recipe.title}, {count_parameters(model):,} parameters")
     print(f"{recipe.run}: on {device}", flush=True)
     checkpoint = Checkpoint(recipe.run, fingerprint, device.name)
     state = processes.broadcast(resumable(checkpoint, recipe, dataset))
@@ -69,7 +69,7 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: 
     for state in train(model, dataset, recipe, device, state, progress.batches):  # noqa: B020
         checkpoint.save(state, finished=len(state.history) == recipe.epochs)
         with suppress(OSError):  # `main` writes it again, and reports what is wrong
-            write_history(recipe.run, state)
+            write_csv(HISTORY / f"{recipe.run}.csv", pd.DataFrame(state.history))
         progress.epoch(state)
     progress.finish(state)
     return state
@@ -113,11 +113,6 @@ def timing(state: State, images: int, device: Device) -> dict[str, object]:
 def to_model_file(recipe: Recipe, dataset: Dataset, state: State) -> bytes:
     """Return the content of models/RUN.safetensors."""
     return to_bytes(Card(recipe=recipe, data=dataset.info, history=state.history), state.weights)
-
-
-def write_history(run: str, state: State) -> None:
-    """Write plots/history/RUN.csv: a row for each epoch."""
-    write_csv(HISTORY / f"{run}.csv", pd.DataFrame(state.history))
 
 
 if __name__ == "__main__":

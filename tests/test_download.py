@@ -25,7 +25,7 @@ def files() -> dict[str, bytes]:
 def test_the_digits_become_the_files_of_the_contract(stage, folder):
     write_params(folder, data__image_size=32, data__validation=0.1)
     done = stage("stages.download")
-    said = "808 training, 90 validation and 899 test images, 10 classes, 32×32"
+    said = "808 train, 899 test, 90 validation images, 10 classes, 32×32"
     assert (done.returncode, done.stdout) == (0, f"scikit-learn's handwritten digits: {said}\n"), done.stderr
     for name, count in (("train", 808), ("validation", 90), ("test", 899)):
         with np.load(f"data/{name}.npz") as arrays:
@@ -42,7 +42,7 @@ def test_image_files_in_the_home_folder(stage, folder):
     write_params(folder, data__source="images", data__path="~/my photos", data__image_size=8, data__test_share=0.4)
     done = stage("stages.download", HOME=str(folder / "home"))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "my photos: 6 training and 4 test images, 2 classes, 8×8\n"
+    assert done.stdout == "my photos: 6 train, 4 test images, 2 classes, 8×8\n"
     with np.load("data/test.npz") as arrays:
         assert [name[:3] for name in arrays["names"]] == ["cat", "cat", "dog", "dog"]
     assert json.loads(Path("data/dataset.json").read_text())["test_share"] == 0.4

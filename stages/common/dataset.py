@@ -53,7 +53,6 @@ class Dataset(NamedTuple):
 
 def write_dataset(info: DatasetInfo, splits: dict[str, Split]) -> None:
     """Write a file for each split, then dataset.json. Their bytes depend on the arguments alone."""
-    (DATA / "validation.npz").unlink(missing_ok=True)  # of an earlier run by hand
     for name, split in splits.items():
         with replacing(DATA / f"{name}.npz") as file:
             np.savez(file, **split._asdict())

@@ -42,9 +42,7 @@ def fitted(image: Image.Image, size: int) -> np.ndarray:
         UserError: its pixels have 32 bits, and so no known range.
     """
     rgb = _as_rgb(ImageOps.exif_transpose(image), image.format)
-    if rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
+    return np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC))
 
 
 def _as_rgb(image: Image.Image, format: str | None) -> Image.Image:

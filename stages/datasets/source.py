@@ -39,13 +39,11 @@ def describe(source: Source, data: Data) -> tuple[DatasetInfo, dict[str, Split]]
     if 0 in std:
         raise UserError(f"{source.name}: a colour is the same in every pixel of every training image")
     info = DatasetInfo(
+        **data.model_dump(include={"source", "image_size", "validation"}),
         name=source.name,
-        source=data.source,
         sha256=source.sha256,
         classes=source.classes,
-        image_size=data.image_size,
         test_share=source.test_share,
-        validation=data.validation,
         counts=Counts(**{"validation": 0} | {name: len(split.labels) for name, split in splits.items()}),
         mean=mean,
         std=std,

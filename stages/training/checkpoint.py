@@ -77,15 +77,12 @@ class Checkpoint:
         """Return the state of an interrupted training, or None; print why a checkpoint is not used."""
         if not self.path.exists():
             return None
-        anew = f"{self.path}: starting from epoch 1, because this checkpoint"
         try:
             card, tensors = from_bytes(self.path.read_bytes())
-        except (OSError, ValueError) as error:
-            print(f"{anew} cannot be used: {printable(error)}")
-            return None
-        changed = [what for what, digest in self.fingerprint.items() if card["fingerprint"].get(what) != digest]
-        if changed:
-            print(f"{anew} has other {' and '.join(changed)}")
+            if other := [name for name, value in self.fingerprint.items() if card["fingerprint"].get(name) != value]:
+                raise ValueError(f"has other {' and '.join(other)}")
+        except ValueError as error:
+            print(f"{self.path}: starting from epoch 1, because this checkpoint {printable(error)}")
             return None
         if card["workers"] != self.workers:
             print(f"{self.path}: begun on {card['workers']}, resumed on {self.workers}: like another seed")
@@ -137,9 +134,9 @@ def from_bytes(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         card = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["card"])
         digest = card.pop("sha256")
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"no safetensors file of this pipeline: {error}") from error
+        raise ValueError(f"is no safetensors file of this pipeline: {error}") from error
     if digest != _digest(card, tensors):
-        raise ValueError("damaged: its content does not have the digest that it states")
+        raise ValueError("is damaged: its content does not have the digest that it states")
     return card, tensors
 
 

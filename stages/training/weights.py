@@ -60,8 +60,7 @@ class Classifier:
         size = self.card.data.image_size
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             found = [type(images).__name__, *(str(getattr(images, name, "")) for name in ("dtype", "shape"))]
-            wanted = f"a numpy array of uint8, N×{size}×{size}×3, with values from 0 to 255"
-            raise UserError(f"images must be {wanted}, not {' '.join(found)}")
+            raise UserError(f"images must be a numpy array of uint8, N×{size}×{size}×3, not {' '.join(found)}")
         device = exact_device()
         normalise = Normalise(self.card.data.mean, self.card.data.std, device.torch)
         network, pixels = device.place(self.network), torch.from_numpy(images).to(device.torch)
@@ -102,7 +101,7 @@ def parse_model(content: bytes, path: Path) -> Classifier:
         network = build_model(card.recipe, len(card.data.classes))
         network.load_state_dict(weights)
         if not all(tensor.isfinite().all() for tensor in weights.values()):
-            raise ValueError("some of its weights are not finite")
+            raise ValueError("has weights that are not finite")
     except (ValueError, RuntimeError, ImportError) as error:  # RuntimeError: weights of other names or shapes
         reason = explain(error, Card) if isinstance(error, ValidationError) else printable(error)
         raise UserError(f"{printable(path)}: not a model of this pipeline ({reason}); train it again") from error

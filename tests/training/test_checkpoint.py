@@ -142,9 +142,7 @@ def test_a_file_that_is_no_checkpoint_is_named_and_not_used(capsys, content):
     PATH.write_bytes(content)
     assert checkpoint().load() is None
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(
-        f"{PATH}: starting from epoch 1, because this checkpoint cannot be used: no safetensors file"
-    )
+    assert line.startswith(f"{PATH}: starting from epoch 1, because this checkpoint is no safetensors file")
 
 
 def test_a_file_depends_on_card_and_tensors_alone_and_is_read_by_safetensors():
