@@ -28,18 +28,12 @@ RUNS: dict[str, dict[str, Any]] = {
 PAIRS = {"model": ["resnet", "cnn"], "weight_decay": ["resnet", "resnet_ablation"]}
 
 
-def recipe(name: str, run: dict[str, Any]) -> dict[str, Any]:
-    train = {"weight_decay": run["decay"], "keep": run.get("keep", "best")}
-    return {"run": name, "model": run["model"], "seed": run.get("seed", 42), "settings": {}, "train": train}
-
-
 def history(run: dict[str, Any], number: int, accuracy: float, held_out: str) -> pd.DataFrame:
     """Accuracies rise from half of `accuracy` in equal steps to the last but one epoch, the best."""
     epoch, epochs = np.arange(1, run["epochs"] + 1), run["epochs"]
     accuracies = np.append(np.linspace(accuracy / 2, accuracy, epochs - 1), accuracy - 0.01 * (number + 1))[-epochs:]
-    gaps = run["gap"] * epoch / epochs
-    columns = {"epoch": epoch, f"{held_out}_loss": (1.5 + number) / epoch, f"{held_out}_accuracy": accuracies}
-    return pd.DataFrame(columns | {"generalization_gap": gaps})
+    columns = {f"{held_out}_loss": (1.5 + number) / epoch, f"{held_out}_accuracy": accuracies}
+    return pd.DataFrame({"epoch": epoch, **columns, "generalization_gap": run["gap"] * epoch / epochs})
 
 
 def tested(name: str, run: dict[str, Any], number: int, split: Split, classes: list[str]) -> TestResult:
@@ -72,7 +66,9 @@ def write_experiment(
     summaries, curves = {}, []
     for n, (name, run) in enumerate(runs.items()):
         epochs = history(run, n, float(results[name].correct.mean()), held_out)
-        summaries[name] = results[name].summary(recipe(name, run), run["title"], 391_946 + 1000 * n, epochs)
+        train = {"weight_decay": run["decay"], "keep": run.get("keep", "best")}
+        recipe = {"run": name, "model": run["model"], "seed": run.get("seed", 42), "settings": {}, "train": train}
+        summaries[name] = results[name].summary(recipe, run["title"], 391_946 + 1000 * n, epochs)
         curves.append(epochs.assign(run=name)[["run", *epochs]])
         timing = {"train_seconds": run["seconds"], "images_per_second": 1234.4 + 1000 * n, "device": f"GPU {n}"}
         timing |= {"instruction_set": "AVX2", "threads": 2 + n, "precision": ["fp32", "bf16", "tf32"][n % 3]}
@@ -95,11 +91,9 @@ def digest(run: str) -> str:
 
 def write_seeds(answers: dict[tuple[int, str], np.ndarray]) -> Results:
     """Write plots/seeds.csv of the experiment that is there: by seed and run, which test images are right; read it."""
-    rows = [
-        (seed, run, len(right), base64.b64encode(np.packbits(right)).decode(), digest(run))
-        for (seed, run), right in answers.items()
-    ]
-    files.write_csv(files.SEEDS, pd.DataFrame(rows, columns=["seed", "run", "images", "correct", "recipe"]))
+    table = pd.DataFrame([*answers], columns=["seed", "run"]).assign(images=[*map(len, answers.values())])
+    table["correct"] = [base64.b64encode(np.packbits(right)).decode() for right in answers.values()]
+    files.write_csv(files.SEEDS, table.assign(recipe=table.run.map(digest)))
     return read()
 
 
@@ -134,8 +128,9 @@ def render() -> Callable[[], tuple[str, str]]:
 
     def rendered() -> tuple[str, str]:
         found, names = read(), ["accuracies", "accuracy", "loss", "generalisation_gap", "per_class"]
-        svgs = {name: name.encode() for name in names + [f"reliability_{run.name}" for run in found.runs]}
-        content = report.gather(found) | page.pictures(found, read_split("test", read_info())) | {"svgs": svgs}
-        return page.render("index.html.j2", content).decode(), page.render("report.md.j2", content).decode()
+        names += [f"reliability_{run.name}" for run in found.runs]
+        content = report.gather(found) | page.pictures(found, read_split("test", read_info()))
+        content["svgs"] = {name: name.encode() for name in names}
+        return tuple(page.render(f"{form}.j2", content).decode() for form in ("index.html", "report.md"))
 
     return rendered

@@ -1,7 +1,6 @@
 import base64
 import html
 import io
-import json
 import re
 import shlex
 import shutil
@@ -19,13 +18,7 @@ from stages.common.params import flat, parse_yaml
 from stages.reporting import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WILD = [
-    "a|b $x^2$ @me",
-    "<!--<script>x</script>",
-    '`code` *b* "q"',
-    "[l](http://x) ![i](y)",
-    "www.evil.ex #1 GH-5 :cat:",
-]
+WILD = ["a|b $x^2$ @me", "<!--<script>x</script>", '`c` *b* "q"', "[l](http://x) ![i](y)", "www.evil.ex #1 GH-5 :cat:"]
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -60,13 +53,8 @@ def test_both_forms_hold_the_same_tables_verdicts_first_and_experts_last(experim
     )
     for rows in (html_rows(index), markdown_rows(text)):
         assert [sum(" | ".join(row).startswith(line) for row in rows) for line in expected] == [1] * 5
-    parts = [
-        "training and 20 test images in 2 classes, 32×32",
-        "ot the full experiment",
-        "5e-4 and ResNet-18",
-        "Next: ",
-    ]
-    parts += ["p is the chance", "Top-2", "What was run", "ab12ab12", "[2, 2, 2, 2]"]
+    parts = "20 test images in 2 classes, 32×32|ot the full experiment|5e-4 and ResNet-18|Next: |p is the chance|Top-2"
+    parts = f"{parts}|What was run|ab12ab12|[2, 2, 2, 2]".split("|")
     for form in (index, html.unescape(text)):
         assert [form.index(part) for part in parts] == sorted(form.index(part) for part in parts)
     assert re.search(r'<details class="experts">.*Top-2 accuracy.*</details>', index, re.DOTALL)
@@ -180,38 +168,12 @@ def test_no_command_holds_what_a_command_line_may_change(committed, value):
     assert page.origin(committed | {"data.path": value, "seed": 7})[1] == ""
 
 
-MEASURE = """<!doctype html><meta charset="utf-8"><body><script>
-for (const page of %s) for (const width of [390, 1100]) {
-  const frame = document.createElement("iframe");
-  frame.style.cssText = `border: 0; width: ${width}px; height: 800px`;
-  frame.onload = () => {
-    const all = frame.contentDocument.documentElement, boxes = width > 390 ? all.querySelectorAll(".scroll") : [];
-    all.querySelectorAll("details").forEach(fold => fold.open = true);
-    const wide = [all, ...boxes].filter(box => box.scrollWidth > box.clientWidth);
-    document.title += ` ${width}: ${wide.map(box => box.ariaLabel || "page")};`;
-  };
-  frame.srcdoc = page;
-  document.body.append(frame);
-}
-</script>"""
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM or not shutil.which("pdftotext"), reason="apt-get install chromium poppler-utils")
-def test_nothing_scrolls_sideways_in_a_browser_and_print_opens_the_numbers_for_experts(experiment, render):
-    pages = []
-    for count in (2, 12, 20, 100):
-        names = [f"{n} {'an unusually long name of a class ' * 2 if n % 2 else 'x' * 40}" for n in range(count)]
-        experiment(names, [*range(count)] * (1 + 2000 // count))
-        pages.append(render()[0])
-    Path("wrapper.html").write_text(MEASURE % json.dumps(pages).replace("</", "<\\/"))
-    Path("page.html").write_text(pages[1])
+def test_print_opens_the_numbers_for_experts_alone(experiment, render):
+    experiment()
+    Path("page.html").write_text(render()[0])
     browser = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={Path('browser').absolute()}"]
-    dump = [*browser, "--virtual-time-budget=20000", "--dump-dom", Path("wrapper.html").absolute().as_uri()]
-    dom = subprocess.run(dump, capture_output=True, text=True).stdout
-    title = re.search("<title>(.*?)</title>", dom)[1]
-    assert sorted(re.findall(r"(\d+): ([^;]*);", title)) == [("1100", "")] * 4 + [("390", "")] * 4
     subprocess.run([*browser, "--print-to-pdf=page.pdf", Path("page.html").absolute().as_uri()], capture_output=True)
     printed = subprocess.run(["pdftotext", "page.pdf", "-"], capture_output=True, text=True).stdout
-    assert "Top-2 accuracy" in printed
-    assert "All that ResNet-18" not in printed
+    assert ("Top-2 accuracy" in printed, "All that ResNet-18" in printed) == (True, False)

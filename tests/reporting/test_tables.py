@@ -15,24 +15,21 @@ def split(*lines: str) -> list[list[str]]:
     return [line.split(" | ") for line in lines]
 
 
-def test_the_table_of_runs_has_each_run_s_own_figures(toys):
+def test_the_tables_of_runs_have_each_run_s_own_figures(experiment):
+    results = experiment(("cat", "dog", "cow"))
     head = "Run | Model | Weight decay | Parameters | Epochs | Test accuracy | 95% interval"
-    assert rows(tables.run_table(toys.runs, "validation")) == split(
+    assert rows(tables.run_table(results.runs, "validation")) == split(
         f"{head} | Validation, last epoch | Gap, points | Time",  # and Wilson's intervals of 16, 18 and 17 of 20
         "cnn | Simple CNN | 5e-4 | 391,946 | 6 | 80.00% | 58.40–91.93% | 79.00% | +2.00 | 59.9 s",
         "resnet | ResNet-18 | 5e-4 | 392,946 | 12 | 90.00% | 69.90–97.21% | 88.00% | +4.56 | 1 h 02 min",
         "resnet_ablation | ResNet-18 | 1e-4 | 393,946 | 11 | 85.00% | 63.96–94.76% | 82.00% | +7.00 | 1 min 15 s",
     )
-    assert tables.run_table(toys.runs).columns[7] == "Test, last epoch"
-
-
-def test_the_table_for_experts_has_each_run_s_own_figures(experiment):
-    results = experiment(("cat", "dog", "cow"))
+    assert tables.run_table(results.runs).columns[7] == "Test, last epoch"
     # Confidence 0.92 where resnet is right (18), 0.958 and 0.6 where it is wrong, each in a bin of its own:
     # loss (18 ln 0.92 + ln 0.021 + ln 0.2) / −20, calibration error (18 · 0.08 + 0.958 + 0.6) / 20
+    head = "Run | Best epoch | Top-2 accuracy | Loss | Calibration error | By chance, if calibrated"
     assert rows(tables.expert_table(results.runs)) == split(
-        "Run | Best epoch | Top-2 accuracy | Loss | Calibration error | By chance, if calibrated"
-        " | Calibrating temperature",
+        f"{head} | Calibrating temperature",
         "cnn | 5 | 85.00% | 0.5983 | 23.68% | 10.96% | 1.23",
         "resnet | 11 | 90.00% | 0.3487 | 14.99% | 7.55% | 0.99",
         "resnet_ablation | 10 | 90.00% | 0.4246 | 7.23% | 7.97% | 1.15",

@@ -1,23 +1,14 @@
-import pytest
 from markdown_it import MarkdownIt
 
 from stages.reporting import wording
 
 
-@pytest.mark.parametrize(
-    ("function", "value", "text"),
-    [
-        (wording.scientific, 1.25e-3, "1.25e-3"),
-        (wording.points, -1e-5, "+0.00"),
-        (wording.p_value, 0.0123, "p = 0.012"),
-        (wording.p_value, 0, "p < 1e-99"),
-        (wording.duration, 59.96, "1 min 00 s"),
-        (lambda name: wording.short(name, 8), "abcdefghi", "abcd…ghi"),
-        (lambda name: wording.short(name, 8), "a\nb\x1bm", "a b\\x1bm"),
-    ],
-)
-def test_numbers_and_names_are_for_people(function, value, text):
-    assert function(value) == text
+def test_numbers_and_names_are_for_people():
+    assert wording.scientific(1.25e-3) == "1.25e-3"
+    assert wording.points(-1e-5) == "+0.00"
+    assert (wording.p_value(0.0123), wording.p_value(0)) == ("p = 0.012", "p < 1e-99")
+    assert wording.duration(59.96) == "1 min 00 s"
+    assert [wording.short(name, 8) for name in ("abcdefghi", "a\nb\x1bm")] == ["abcd…ghi", "a b\\x1bm"]
 
 
 def test_markdown_shows_any_name_as_it_is_and_github_finds_nothing_to_link():
