@@ -46,7 +46,13 @@ def main(args: Namespace) -> None:
         files={str(path): sha256(content) for path, content in tables.items()},
     )
     inputs.check()
-    write_results(evaluation, tables)
+    for path, content in tables.items():
+        write_bytes(path, content)
+    write_json(files.ACCURACY, {run: round(of.accuracy, 6) for run, of in summaries.items()})
+    compared = evaluation.comparisons.items()
+    pairs = {name: {"difference": round(of.difference, 6), "p": float(f"{of.adjusted_p:.3g}")} for name, of in compared}
+    write_json(files.COMPARE, pairs)
+    write_json(files.EVALUATION, evaluation)
 
 
 def load_settings() -> tuple[Params, dict[str, Recipe]]:
@@ -86,17 +92,6 @@ def tables_of(results: list[TestResult], curves: list[pd.DataFrame]) -> dict[Pat
         files.SUSPECTS: suspects(results),
         **{files.PREDICTIONS / f"{result.run}.csv": result.predictions() for result in results},
     }
-
-
-def write_results(evaluation: Evaluation, tables: dict[Path, bytes]) -> None:
-    """Write the tables, then the figures."""
-    for path, content in tables.items():
-        write_bytes(path, content)
-    write_json(files.ACCURACY, {run: round(of.accuracy, 6) for run, of in evaluation.runs.items()})
-    compared = evaluation.comparisons.items()
-    pairs = {name: {"difference": round(of.difference, 6), "p": float(f"{of.adjusted_p:.3g}")} for name, of in compared}
-    write_json(files.COMPARE, pairs)
-    write_json(files.EVALUATION, evaluation)
 
 
 if __name__ == "__main__":

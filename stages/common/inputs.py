@@ -51,9 +51,8 @@ class Inputs(Generic[Settings]):
         """Raise a UserError if settings, code or files are no longer what they were."""
         noted = self.files | self.code()
         changed = [path for path, digest in noted.items() if not path.is_file() or sha256(path.read_bytes()) != digest]
-        names = [printable(path.relative_to(ROOT) if path.is_absolute() else path) for path in changed]
+        names = sorted(printable(path.relative_to(ROOT) if path.is_absolute() else path) for path in changed)
         if self.load() != self.settings:
             names.append("the parameters")
         if names:
-            advice = "Nothing was written; restore that for these results, or keep it for new ones, and run this again"
-            raise UserError(f"changed while this stage ran: {listed(sorted(names))}. {advice}")
+            raise UserError(f"changed while this stage ran: {listed(names)}. Nothing was written; run this again")

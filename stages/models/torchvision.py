@@ -1,7 +1,5 @@
 """Any classification network of torchvision, by its name, from fresh weights."""
 
-from typing import Any
-
 from pydantic import field_validator
 from torch import nn
 from torchvision import models
@@ -29,7 +27,6 @@ class Settings(Section):
 
 def build(settings: Settings, classes: int) -> nn.Module:
     """Return a freshly initialised network: float B×3×H×W → B×classes. Some need images larger than 32×32."""
-    options: dict[str, Any] = {"weights": None, "num_classes": classes}
-    if settings.name in ("googlenet", "inception_v3"):  # whose further outputs, for training, are left out
-        options |= {"aux_logits": False, "init_weights": True}
-    return models.get_model(settings.name, **options)
+    # Those that have further outputs for training are built without them
+    options = {"aux_logits": False, "init_weights": True} if settings.name in ("googlenet", "inception_v3") else {}
+    return models.get_model(settings.name, weights=None, num_classes=classes, **options)

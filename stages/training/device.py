@@ -79,8 +79,7 @@ class Device:
         NCCL's collectives can be captured too, but torch asks to turn off the error handling of NCCL for it, and then a
         rank that dies leaves the others in a replay that never ends.
         """
-        alone = self.processes.world_size == 1
-        return GraphedFunction(function, state) if self.torch.type == "cuda" and alone else function
+        return GraphedFunction(function, state) if self.torch.type == "cuda" and self.processes == ALONE else function
 
     @property
     def name(self) -> str:

@@ -31,7 +31,6 @@ class Progress:
             desc=recipe.run,
             unit=" images",
             unit_scale=True,
-            dynamic_ncols=True,
             disable=None,  # where there is no terminal
         )
 

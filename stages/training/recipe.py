@@ -34,9 +34,8 @@ class Recipe(Record):
 
     @model_validator(mode="after")
     def warm_up_ends(self) -> "Recipe":
-        if self.train.warmup_epochs >= self.epochs:
-            warmup = f"train.warmup_epochs = {self.train.warmup_epochs}"
-            raise ValueError(f"{warmup}: must be less than {self.model}.epochs = {self.epochs}")
+        if (warmup := self.train.warmup_epochs) >= self.epochs:
+            raise ValueError(f"train.warmup_epochs = {warmup}: must be less than {self.model}.epochs = {self.epochs}")
         return self
 
     @property
