@@ -13,7 +13,6 @@ from stages.common.errors import UserError
 
 
 def training(run: str, accuracy: float, own: bool = False, code: str = "c1", **changes: Any) -> dict[str, Any]:
-    """A row of `read_trainings`; a change is `section__key=value`."""
     parameters = {"seed": 42, "train.momentum": 0.9, f"{run}.epochs": 5, "train.weight_decay": 5e-4}
     parameters |= {name.replace("__", "."): value for name, value in changes.items()}
     row = {"run": run, "accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.04, "own": own}
@@ -29,8 +28,8 @@ def trainings(*others: dict[str, Any], **changes: Any) -> pd.DataFrame:
 def test_alike_is_what_differs_in_the_named_parameters_alone():
     others = {"seed": 7}, {"seed": 8, "train__momentum": 0.5}, {"seed": 9, "code": "c2"}
     table = trainings(*(training("cnn", 0.7, **changes) for changes in others), training("other", 0.7, seed=10))
-    assert alike(table, "seed").seed.tolist() == [42, 42, 7]
-    assert alike(table, "seed", "train.momentum").seed.tolist() == [42, 42, 7, 8]
+    for names, seeds in (["seed"], [42, 42, 7]), (["seed", "train.momentum"], [42, 42, 7, 8]):
+        assert alike(table, *names).seed.tolist() == seeds
 
 
 def test_each_training_that_differs_in_the_parameter_and_the_seed_is_a_dot_once():
@@ -41,19 +40,14 @@ def test_each_training_that_differs_in_the_parameter_and_the_seed_is_a_dot_once(
     assert dots[["run", "value", "seed", "accuracy"]].values.tolist() == expected
 
 
-@pytest.mark.parametrize("values", [("auto", True), ([2, 2], [1, 1])])
-def test_values_that_are_no_numbers_are_texts(values):
-    own, other = values
-    table = trainings(training("cnn", 0.6, train__compile=other), train__compile=own)
-    dots = curve.dots_of(table, "train.compile")
-    assert {*dots.value} == {str(own), str(other)}
-    assert curve.draw(dots, "train.compile").axes[0].get_xscale() == "linear"
-
-
-@pytest.mark.parametrize("parameter", ["train.weight-decay", "train.momentum"])
-def test_a_parameter_that_shows_nothing_is_refused(parameter):
-    with pytest.raises(UserError, match=f"^'{parameter}' has no two values in the experiments"):
-        curve.dots_of(trainings(), parameter)
+def test_values_that_are_no_numbers_are_texts_and_a_parameter_that_shows_nothing_is_refused():
+    for own, other in ("auto", True), ([2, 2], [1, 1]):
+        dots = curve.dots_of(trainings(training("cnn", 0.6, train__compile=other), train__compile=own), "train.compile")
+        assert {*dots.value} == {str(own), str(other)}
+        assert curve.draw(dots, "train.compile").axes[0].get_xscale() == "linear"
+    for parameter in "train.weight-decay", "train.momentum":
+        with pytest.raises(UserError, match=f"^'{parameter}' has no two values in the experiments"):
+            curve.dots_of(trainings(), parameter)
 
 
 @pytest.mark.parametrize(("values", "scale"), [([1e-5, 1e-3], "log"), ([1e-4, 3e-4], "linear"), ([0, 1e-3], "linear")])

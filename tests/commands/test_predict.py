@@ -40,14 +40,13 @@ def line(pixels: np.ndarray) -> str:
 
 def test_a_file_and_an_image_of_any_mode_are_classified_as_their_pixels_are(data):
     pixels, classifier = data.held_out.images[3], load_model(MODEL)
-    image = Image.fromarray(pixels)
+    image, grey = Image.fromarray(pixels), np.full((8, 8, 3), 100, np.uint8)
     image.save("a.png")
-    for given in ("a.png", Path("a.png"), image, image.convert("RGBA")):
+    of = [(given, pixels) for given in ("a.png", Path("a.png"), image, image.convert("RGBA"))]
+    for given, expected in [*of, (Image.new("L", (40, 20), 100), grey)]:
         found = classifier.classify(given)
-        assert found == pytest.approx(by_hand(pixels), abs=1e-5)
+        assert found == pytest.approx(by_hand(expected), abs=1e-5)
         assert [*found.values()] == sorted(found.values(), reverse=True)
-    grey = by_hand(np.full((8, 8, 3), 100, np.uint8))
-    assert classifier.classify(Image.new("L", (40, 20), 100)) == pytest.approx(grey, abs=1e-5)
 
 
 def test_each_file_has_a_line_and_a_bad_one_loses_no_other_answer(data, stage):
@@ -60,7 +59,7 @@ def test_each_file_has_a_line_and_a_bad_one_loses_no_other_answer(data, stage):
         os.link("a b.png", name)
     arguments = "a b.png", "text.png", "--model", MODEL, strange[0], "missing.png", strange[1]
     done = stage("stages.commands.predict", *arguments)
-    names = ["a b.png", r"red\x1b[31m.png", r"caf\udce9.png"]
+    names = "a b.png", r"red\x1b[31m.png", r"caf\udce9.png"
     assert done.stdout.splitlines() == [f"{name}: {expected}" for name in names]
     bad = ["predict: text.png: not an image that can be read", "predict: missing.png: no such file; name an image"]
     assert [said.startswith(of) for said, of in zip(done.stderr.splitlines(), bad, strict=True)] == [True, True]
@@ -72,10 +71,7 @@ def test_examples_are_spread_over_the_test_images_and_come_with_names_and_answer
     test = data.held_out
     with pytest.raises(SystemExit, match="0"):
         predict.main(Namespace(images=[], model=MODEL, examples=count))
-    expected = [f"test image {i}, class {test.labels[i]}: {line(test.images[i])}" for i in chosen]
-    assert capsys.readouterr().out.splitlines() == expected
-
-
-def test_nothing_to_classify_ends_in_one_line():
     with pytest.raises(UserError, match="name image files to classify"):
         predict.main(Namespace(images=[], model=MODEL, examples=-1))
+    expected = [f"test image {i}, class {test.labels[i]}: {line(test.images[i])}" for i in chosen]
+    assert capsys.readouterr().out.splitlines() == expected

@@ -51,14 +51,14 @@ def test_a_study_of_real_experiments(study):
     predictions = pd.read_csv(study.folder / "plots/predictions/cnn.csv")
     assert (correct[0] == (predictions.actual == predictions.predicted)).all()
     other = json.loads(shown(study, "whole", "metrics/accuracy.json"))
-    assert table.accuracy[3:6].round(6).tolist() == [other[run] for run in RUNS]
+    assert table.accuracy[3:6].round(6).tolist() == [*other.values()]
 
     compared = compare_recipes(correct[1::3], correct[0::3])
     low, high = (f"{100 * limit:+.2f}".replace("-", "−") for limit in compared.interval)
     assert said.splitlines()[2].split() == ["43", *(f"{share:.2%}" for share in table.accuracy[:3])]
     said = " ".join(said.split())
-    assert f"interval {low} to {high}, p = {compared.p:.2g}" in said
-    assert "Seed 45 lacks resnet_ablation." in said
+    for words in f"interval {low} to {high}, p = {compared.p:.2g}", "Seed 45 lacks resnet_ablation.":
+        assert words in said
     assert said.endswith("plots/seeds.csv is written; missing, for `make seeds`: 45,46,47")
 
 
