@@ -15,14 +15,6 @@ from stages.common.inputs import Inputs
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch) -> Path:
-    """A file in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    Path("a.csv").write_text("one")
-    return Path("a.csv")
-
-
 def changed(inputs: Inputs) -> str:
     """The names in the line that `check` raises."""
     with pytest.raises(UserError) as error:
@@ -30,7 +22,9 @@ def changed(inputs: Inputs) -> str:
     return re.match("changed while this stage ran: (.*). Nothing was written", str(error.value))[1]
 
 
-def test_files_and_parameters_that_changed_are_named_and_what_is_restored_passes_again(data):
+def test_files_and_parameters_that_changed_are_named_and_what_is_restored_passes_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (data := Path("a.csv")).write_text("one")
     values = [1]
     inputs = Inputs(lambda: values[0])
     assert (inputs.settings, inputs.read(data)) == (1, b"one")
@@ -44,37 +38,21 @@ def test_files_and_parameters_that_changed_are_named_and_what_is_restored_passes
     assert changed(inputs) == "a.csv"
     data.write_text("one")
     inputs.check()
+    with pytest.raises(UserError, match=r"^x: no such file; make it with `dvc repro`$"):
+        inputs.read(Path("x"))
 
 
-def test_what_was_used_is_what_was_hashed_whatever_lay_there_before_and_after(data, monkeypatch):
-    """A, B, A: a stand-in for another file under the name at the moment of reading, and a third one later."""
-    contents = iter([b"two", b"three"])
-    monkeypatch.setattr(module, "read_bytes", lambda path: next(contents))
+def test_what_was_used_is_what_was_hashed_whatever_lay_there_before_and_after(workspace, monkeypatch):
+    """A, B, C: other files at the moment of reading, of which the data set is parsed, and others again later."""
+    contents = {path: path.read_bytes() for path in Path("data").iterdir()}
+    reads = {path: iter([content, b"C"]) for path, content in contents.items()}
+    for path in contents:
+        path.write_bytes(b"A")
+    monkeypatch.setattr(module, "read_bytes", lambda path: next(reads[path]))
     inputs = Inputs(lambda: None)
-    assert inputs.read(data) == b"two"
-    assert inputs.files == {data: sha256(b"two")}
-    assert changed(inputs) == "a.csv"
-
-
-def test_a_data_set_is_parsed_from_the_bytes_that_were_hashed(workspace):
-    """Each file is replaced once it was read."""
-    inputs, contents = Inputs(lambda: None), {}
-
-    def read(path: Path) -> bytes:
-        contents[path] = path.read_bytes()
-        content = inputs.read(path)
-        path.write_bytes(b"another")
-        return content
-
-    assert len(read_dataset(read).train.images) == 40
+    assert len(read_dataset(inputs.read).train.images) == 40
     assert inputs.files == {path: sha256(content) for path, content in contents.items()}
-    assert [path.name for path in contents] == ["dataset.json", "train.npz", "test.npz"]
-
-
-def test_a_file_that_cannot_be_read_is_named(data):
-    for name in ("x", "."):
-        with pytest.raises(UserError, match=f"^{re.escape(name)}: no such file; make it with `dvc repro`$"):
-            Inputs(lambda: None).read(Path(name))
+    assert changed(inputs) == "data/dataset.json; data/test.npz; data/train.npz"
 
 
 def test_code_that_is_loaded_and_was_edited_after_python_began_is_named_and_no_other(tmp_path):

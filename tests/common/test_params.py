@@ -1,5 +1,5 @@
 import copy
-import io
+import functools
 import math
 import subprocess
 import sys
@@ -9,12 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
-from hypothesis import given
-from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
-from stages.common.params import Params, flat, load_params, parse_yaml
+from stages.common.params import Params, load_params
 from tests.pipeline import PARAMS
 
 ROOT = Path(__file__).parents[2]
@@ -25,12 +22,8 @@ def changed(changes: dict[str, Any]) -> dict:
     params = copy.deepcopy(PARAMS)
     for name, value in changes.items():
         *sections, key = name.split(".")
-        section = params
-        for part in sections:
-            section = section[part]
-        section[key] = value
-        if value is ...:
-            del section[key]
+        section = functools.reduce(dict.__getitem__, sections, params)
+        section.pop(key) if value is ... else section.update({key: value})
     return params
 
 
@@ -46,10 +39,9 @@ def test_the_projects_parameters_are_valid():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"seed": -(2**63)}, {"data.path": "~/photos"}, {"data.source": "cifar100"}, {"train.compile": True},
-        {"train.momentum": 0.0}, {"augment.crop_padding": 4, "augment.cutout": 8}, {"study.margin": 0}, {"compare": {}},
+        {"seed": -(2**63)}, {"data.path": "~/photos"}, {"train.compile": True}, {"train.momentum": 0.0},
+        {"augment.crop_padding": 4, "augment.cutout": 8}, {"study.margin": 0}, {"compare": {}}, {"torchvision": ...},
         {"ablation.2": 0.5, "runs.w-2": {"model": "cnn", "weight_decay": "ablation.2"}, "compare.x_1": ["w-2", "cnn"]},
-        {"torchvision": ...},
     ],
     ids=str,
 )  # fmt: skip
@@ -59,16 +51,14 @@ def test_what_is_allowed_is_taken_as_it_is(tmp_path, changes):
 
 REFUSED = [
     ({"seed": True}, "seed = True: must be a valid integer"), ({"seed": 1.5}, "integer"),
-    ({"seed": ...}, "seed is missing"), ({"seed": 2**63}, "less than"), ({"seed": -(2**63) - 1}, "greater than or"),
+    ({"seed": ...}, "seed is missing"), ({"seed": 2**63}, "less than"), ({"data.path": ""}, "at least 1 character"),
     ({"data.source": "mnist"}, "data.source = 'mnist': must be 'cifar10', 'cifar100', 'images' or 'digits'"),
-    ({"data.path": ""}, "at least 1 character"), ({"data.test_share": 1}, "less than 1"),
     ({"data.image_size": 513}, "less than or equal to 512"), ({"train.batch_size": 1}, "greater than or equal to 2"),
     ({"train.learning_rate": math.inf}, "finite"), ({"train.learning_rate": 0}, "greater than 0"),
     ({"train.compile": 2}, "'auto', True or False"), ({"train.nesterov": 1}, "boolean"),
     ({"train.wait_decay": 1}, "train.wait_decay is unknown; known here: batch_size, learning_rate, momentum"),
-    ({"ablation.weight_decay": 1.0}, "less than 1"), ({"ablation.less": "x"}, "number"),
-    ({"ablation.a b": 0.1}, "pattern"), ({"cnn": 3}, "cnn = 3: must be a valid dictionary"),
-    ({"runs": {}}, "at least 1 item"), ({"runs": {"../x": {}}}, "pattern"),
+    ({"ablation.weight_decay": 1.0}, "less than 1"), ({"runs": {}}, "at least 1 item"),
+    ({"runs": {"../x": {}}}, "pattern"), ({"cnn": 3}, "cnn = 3: must be a valid dictionary"),
     ({"data.source": "images"}, "data.path = None: must name a folder, a tar or a zip of images when data."),
     ({"train.nesterov": True, "train.momentum": 0.0}, "nesterov needs a momentum above 0"),
     ({"augment.crop_padding": 5}, "augment.crop_padding = 5: must be at most 4 where data.image_size is 8"),
@@ -77,7 +67,6 @@ REFUSED = [
     ({"runs.cnn.weight_decay": "train.momentum"}, "runs.cnn.weight_decay = 'train.momentum' is not there; there "
      "is train.weight_decay, ablation.weight_decay"),
     ({"compare.model": ["resnet", "vit"]}, "compare.model = ['resnet', 'vit']: must name two runs of cnn, resnet, r"),
-    ({"compare.model": ["cnn", "cnn"]}, "compare.model = ['cnn', 'cnn']: must name two runs"),
 ]  # fmt: skip
 
 
@@ -86,14 +75,7 @@ def test_a_bad_value_is_refused_by_file_key_value_and_what_is_allowed(tmp_path, 
     with pytest.raises(UserError) as error:
         loaded(changed(changes), tmp_path)
     said = str(error.value)
-    assert said.startswith(f"{tmp_path}/params.yaml: ")
-    assert message in said
-    assert said.isprintable()
-
-
-def test_weight_decays_are_those_that_a_run_may_name(tmp_path):
-    params = loaded(changed({"ablation.less": 1e-5}), tmp_path)
-    assert params.weight_decays == {"train.weight_decay": 5e-4, "ablation.weight_decay": 1e-4, "ablation.less": 1e-5}
+    assert (said.startswith(f"{tmp_path}/params.yaml: "), message in said, said.isprintable()) == (True, True, True)
 
 
 def test_a_weight_decay_set_by_dvc_is_the_number_that_python_reads(tmp_path):
@@ -102,32 +84,14 @@ def test_a_weight_decay_set_by_dvc_is_the_number_that_python_reads(tmp_path):
     assert load_params(tmp_path / "params.yaml").train.weight_decay == 1e-5
 
 
-@given(st.from_regex(r"[-+]?(0|[1-9][0-9]{0,3})(\.[0-9]{0,3})?([eE][-+]?[0-9]{1,2})?", fullmatch=True))
-def test_a_number_is_what_dvcs_reader_takes_it_for(text):
-    expected = YAML(typ="safe").load(io.StringIO(f"x: {text}\n"))["x"]
-    assert isinstance(expected, int | float)
-    found = parse_yaml(f"x: {text}\n", "x")["x"]
-    assert (found, type(found)) == (expected, type(expected))
-
-
-@pytest.mark.parametrize("text", ["a: [", "\0", b"\xff", "a: !!bool x", "[" * 500, "a: !!python/name:os.x"])
-def test_what_is_no_yaml_is_named_in_one_line(text):
-    with pytest.raises(UserError, match=r"^params\.yaml: not valid YAML: ") as error:
-        parse_yaml(text, "params.yaml")
-    assert str(error.value).isprintable()
-
-
-@pytest.mark.parametrize("text", [None, "", "[]", "a"])
-def test_parameters_that_are_missing_or_no_sections_are_refused(tmp_path, text):
-    if text is not None:
-        (tmp_path / "params.yaml").write_text(text)
-    message = ": no such file.* in the folder of the project$" if text is None else ": "
-    with pytest.raises(UserError, match=rf"params\.yaml{message}"):
+@pytest.mark.parametrize("text", ["a: [", "\0", b"\xff", "a: !!bool x", "[" * 500, "a: !!python/name:os.x", "[]"])
+def test_what_is_no_yaml_or_no_sections_or_is_missing_is_named_in_one_line(tmp_path, text):
+    with pytest.raises(UserError, match=r"params\.yaml: no such file; run this in the folder of the project$"):
         load_params(tmp_path / "params.yaml")
-
-
-def test_nested_sections_become_dotted_names():
-    assert flat({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None}) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": None}
+    (tmp_path / "params.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    expected = "must be a valid dictionary" if text == "[]" else "not valid YAML: "
+    with pytest.raises(UserError, match=rf"params\.yaml: {expected}[ -~]*$"):
+        load_params(tmp_path / "params.yaml")
 
 
 def test_what_needs_no_torch_does_not_import_it():
