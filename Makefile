@@ -35,11 +35,11 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	    echo 'git had no user name, without which DVC keeps no experiment: it is "demo" in this clone now.'; }
 	@set -e; if ! git show-ref --quiet --verify refs/heads/demo; then \
 	    test "$$(cat $(APART)/.git/from 2>/dev/null)" = "$$(git rev-parse HEAD)" || { \
-	        rm -rf $(APART); mkdir -p $(APART); git archive HEAD | tar -x -C $(APART); cd $(APART); git init --quiet; \
-	        git add --all; git -c user.name=demo -c user.email=demo@localhost commit --quiet --message demo; \
-	        dvc cache dir --quiet --local $(CURDIR)/.dvc/cache; cd $(CURDIR); git rev-parse HEAD > $(APART)/.git/from; }; \
+	        rm -rf $(APART); git clone --quiet --depth 1 "file://$(CURDIR)" $(APART); \
+	        for key in user.name user.email; do git -C $(APART) config $$key "$$(git config $$key)"; done; \
+	        dvc --cd $(APART) cache dir --quiet --local "$(CURDIR)/.dvc/cache"; git rev-parse HEAD > $(APART)/.git/from; }; \
 	    dvc --cd $(APART) exp run --quiet $(DEMO:%=--set-param %); \
-	    export GIT_INDEX_FILE=$(CURDIR)/$(APART)/.git/results; git --work-tree=$(APART) add --all; \
+	    export GIT_INDEX_FILE="$(CURDIR)/$(APART)/.git/results"; git --work-tree=$(APART) add --all; \
 	    git branch demo $$(git commit-tree $$(git write-tree) -p HEAD -m 'make demo'); \
 	elif ! git merge-base --is-ancestor HEAD refs/heads/demo; then \
 	    echo 'The branch demo did not begin here. Keep it under another name (git branch --move demo old-demo),'; \
