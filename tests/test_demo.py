@@ -107,9 +107,3 @@ def test_a_demonstration_of_other_code_is_kept(demo):
     assert "epoch" not in again.stdout.partition("parameters")[0]  # as a training says; the table has such a column
     assert demo.run("git", "branch", "--show-current") == "demo\n"
     assert "# changed" in demo.read("stages/report.py")
-
-
-def test_targets_given_together_run_one_after_the_other(demo):
-    both = make(demo, "-j4", "demo", "repro")
-    assert both.returncode == 0, both.stderr
-    assert both.stdout.index("git switch main") < both.stdout.index("Data and pipelines are up to date.")

@@ -97,21 +97,6 @@ def test_an_interrupted_installation_is_repaired_by_the_same_command(small_envir
         assert works(small_environment)
 
 
-@pytest.mark.slow
-def test_a_moved_project_and_a_python_that_is_gone_get_a_new_environment(small_environment, tmp_path):
-    assert works(small_environment)
-    stamp = (small_environment / ".venv/complete").stat().st_mtime_ns
-    assert works(small_environment)
-    assert (small_environment / ".venv/complete").stat().st_mtime_ns == stamp  # nothing to do
-    moved = small_environment.rename(tmp_path / "moved")
-    assert works(moved)
-    assert str(moved) in (moved / ".venv/bin/activate").read_text()
-    for name in ("python", "python3"):
-        (moved / ".venv/bin" / name).unlink()
-        (moved / ".venv/bin" / name).symlink_to("/nowhere/python3")
-    assert works(moved)
-
-
 def test_a_study_trains_only_the_seeds_that_are_missing(finished, tmp_path):
     clone = finished.copy(tmp_path / "clone")
     clone.replace("params.yaml", "  seeds: 5", "  seeds: 2")
@@ -148,17 +133,3 @@ def test_all_experiments_of_a_study_have_the_same_number_of_threads(noted, jobs,
     assert len([call for call in calls if "dvc" in call]) == 4  # before, two seeds, after
     assert {call.rpartition("threads=")[2] for call in calls} == {str(threads)}
     assert "expr" not in done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_a_study_that_was_killed_goes_on_with_the_seeds_that_it_lacks(finished, tmp_path):
-    clone = finished.copy(tmp_path / "clone")
-    clone.replace("params.yaml", "  seeds: 5", "  seeds: 4")
-    process = clone.start("make", "seeds", "JOBS=2")
-    while clone.dvc("exp", "list", "--name-only", "--all-commits") == "":
-        assert process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    process.communicate()
-    assert "Seeds to train: 44,45,46\n" not in clone.run("make", "seeds", "JOBS=2")
-    assert pd.read_csv(clone.folder / "plots/seeds.csv")["seed"].unique().tolist() == [43, 44, 45, 46]
