@@ -100,10 +100,6 @@ def edit(**changes: object) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def edit_momentum() -> None:
-    edit(train__momentum=0.8)
-
-
 def edit_images() -> None:
     with np.load("data/test.npz") as arrays:
         np.savez("data/test.npz", **{**arrays, "images": arrays["images"] // 2})
@@ -131,9 +127,6 @@ def held_after(epochs: int, trainings: Server) -> Process:
 def go_on(process: Process) -> subprocess.CompletedProcess:
     Path("hold").write_text("")
     return process.wait()
-
-
-# What it writes
 
 
 def test_a_training_writes_the_files_keys_and_columns_of_the_contract(undisturbed, monkeypatch):
@@ -165,8 +158,7 @@ def test_the_model_file_has_the_weights_of_the_best_epoch_and_a_card_of_exactly_
     card, history, params = card_of(MODEL), pd.read_csv(HISTORY), yaml.safe_load(Path("params.yaml").read_text())
     assert sorted(card) == ["data", "history", "recipe", "sha256"]
     shared = {key: params[key] for key in ("seed", "train", "augment")}
-    settings = {"epochs": EPOCHS}
-    assert card["recipe"] == {"run": "mine", "model": "mine", "settings": settings} | shared
+    assert card["recipe"] == {"run": "mine", "model": "mine", "settings": {"epochs": EPOCHS}} | shared
     assert card["data"] == json.loads(Path("data/dataset.json").read_text())
     assert [list(row) for row in card["history"]] == [list(history)] * EPOCHS
     assert np.allclose(pd.DataFrame(card["history"]), history, rtol=1e-7)
@@ -180,9 +172,6 @@ def test_the_model_file_has_the_weights_of_the_best_epoch_and_a_card_of_exactly_
     assert best < EPOCHS - 1
     assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(history.test_accuracy[best])
     assert F.cross_entropy(logits, labels).item() == pytest.approx(history.test_loss[best], rel=1e-4)
-
-
-# What disturbs it
 
 
 @pytest.mark.parametrize("trial", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 12))])
@@ -238,8 +227,8 @@ def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(p
     scripts = [trainings.code / "stages" / name for name in ("train.py", "training/step.py")]
     before = {path: path.read_bytes() for path in (Path("params.yaml"), Path("data/test.npz"), *scripts)}
     process = held_after(0, trainings)
-    edits = {"t": edit_momentum, "d": edit_images, "s": lambda: [path.write_bytes(b"pass") for path in scripts]}
-    edits[named[0]]()
+    edits = {"t": lambda: edit(train__momentum=0.8), "d": edit_images}
+    edits.get(named[0], lambda: [path.write_bytes(b"pass") for path in scripts])()
     done = go_on(process)
     for path, content in before.items():
         path.write_bytes(content)
@@ -252,7 +241,7 @@ def test_what_is_edited_while_a_training_runs_is_not_credited_with_its_results(p
 def test_a_checkpoint_of_other_inputs_or_another_instruction_set_is_not_resumed(project, trainings, stage):
     held_after(1, trainings).end(signal.SIGKILL)
     Path("hold").write_text("")
-    edit_momentum()
+    edit(train__momentum=0.8)
     edit_images()
     (copied_code(project / "code") / "stages/training/step.py").open("a").write("# changed")
     kind = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
@@ -261,9 +250,6 @@ def test_a_checkpoint_of_other_inputs_or_another_instruction_set_is_not_resumed(
     assert said[2] == f"{CHECKPOINT}: starting from epoch 1, because this checkpoint has other {differing}"
     assert said[3].startswith(f"mine  1/{EPOCHS}")
     assert json.loads(TIMING.read_text())["instruction_set"] == "DEFAULT SSE41"
-
-
-# What it refuses
 
 
 @pytest.mark.parametrize(
@@ -282,9 +268,6 @@ def test_what_cannot_be_trained_ends_in_one_line_before_anything_is_written(proj
     spoil()
     assert re.match(f"train: {message}", one_line(trainings.run(run)))
     assert written() == set()
-
-
-# Two processes
 
 
 def two_processes(trainings: Server, *folders: Path) -> list[Process]:
@@ -318,7 +301,7 @@ def test_a_pair_of_which_one_was_killed_is_told_and_resumed_to_the_bytes_of_anot
 
 def test_two_machines_with_different_inputs_are_refused_before_they_train(project, trainings, tmp_path_factory):
     other = shutil.copytree(project, tmp_path_factory.mktemp("other") / "machine")
-    edit_momentum()
+    edit(train__momentum=0.8)
     edit_images()
     different = "the 2 processes began with different parameters and data; give all of them the same files"
     for process in two_processes(trainings, project, other):
