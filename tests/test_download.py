@@ -43,8 +43,6 @@ def test_image_files_in_the_home_folder(stage, folder):
     done = stage("stages.download", HOME=str(folder / "home"))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "my photos: 6 train, 4 test images, 2 classes, 8×8\n"
-    with np.load("data/test.npz") as arrays:
-        assert [name[:3] for name in arrays["names"]] == ["cat", "cat", "dog", "dog"]
     assert json.loads(Path("data/dataset.json").read_text())["test_share"] == 0.4
 
 

@@ -31,7 +31,6 @@ NAMES = {"cifar10": [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], "
 
 
 def packed(files: dict[str, bytes]) -> bytes:
-    """What `tar` makes of the files in a folder."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as tar:
         for name, content in files.items():
@@ -43,9 +42,7 @@ def build(kind: str) -> tuple[bytes, list[dict]]:
     """A small archive of the real one's layout, and its files with images, the last of which is the test set."""
     fine, meta = ("", "batches.meta") if kind == "cifar10" else ("fine_", "meta")
     random = np.random.default_rng(0)
-    files: dict[str, dict] = {
-        meta: {f"{fine}label_names": [f"class {i}" for i in range(10)], "coarse_label_names": "x"}
-    }
+    files = {meta: {f"{fine}label_names": [f"class {i}" for i in range(10)], "coarse_label_names": "x"}}
     for name in NAMES[kind][::-1]:
         pixels, labels = random.integers(0, 256, (EACH, 3072), dtype=np.uint8), random.integers(0, 10, EACH).tolist()
         files[name] = {"data": pixels, f"{fine}labels": labels, "coarse_labels": [0] * EACH}
@@ -135,33 +132,26 @@ def test_two_downloads_at_once_do_not_disturb_each_other(hub, serve, monkeypatch
     assert [path.name for path in hub.iterdir()] == ["cifar-10-python.tar.gz"]
 
 
-def test_the_addresses_are_torchvisions():
+def test_cifar_100_has_its_fine_classes_and_the_addresses_are_torchvisions(hub, tmp_path):
     for title, source in (("cifar-10", CIFAR10), ("cifar-100", CIFAR100)):
         assert source.url == f"{cifar.ADDRESS}{title}-python.tar.gz"
-
-
-def test_cifar_100_has_its_fine_classes(hub, tmp_path):
     (tmp_path / "copy").write_bytes(BUILT["cifar100"][0])
     check("cifar100", cifar.read("cifar100", tmp_path / "copy", 32))
 
 
-FAILURES = {
-    "cut": (lambda handler: send(handler, PART), "invalid hash value"),
-    "403": (lambda handler: send(handler, b"", 403), "HTTP Error 403: Forbidden"),
-    "closed": (lambda handler: handler.connection.shutdown(socket.SHUT_RDWR), "closed connection|reset by peer"),
-    "stalled": (lambda handler: (send(handler, PART), time.sleep(5)), "timed out"),
-}
-
-
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_failed_transfer_is_told_with_its_reason_and_leaves_nothing(hub, serve, monkeypatch, failure):
-    answer, reason = FAILURES[failure]
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda handler: send(handler, PART), "invalid hash value"),
+        (lambda handler: send(handler, b"", 403), "HTTP Error 403: Forbidden"),
+        (lambda handler: (send(handler, PART), time.sleep(5)), "timed out"),
+    ],
+)
+def test_a_failed_transfer_is_told_with_its_reason_and_leaves_nothing(hub, serve, monkeypatch, answer, reason):
     address, _ = serve(answer)
     monkeypatch.setattr(cifar, "ADDRESS", address)
     monkeypatch.setattr(cifar, "TIMEOUT", 1)
-    with pytest.raises(
-        UserError, match=rf"^cannot download {address}cifar-10-python\.tar\.gz .*({reason}).*data\.path"
-    ):
+    with pytest.raises(UserError, match=rf"^cannot download {address}cifar-10-python\.tar\.gz .*({reason}).*data\.pat"):
         cifar.read("cifar10", None, 32)
     socket.setdefaulttimeout(None)
     assert list(hub.iterdir()) == []
@@ -190,9 +180,7 @@ def test_a_copy_is_used_in_place_of_a_download_and_a_damaged_archive_is_to_be_de
     for kind, path, said in (("cifar100", copy, copy), ("cifar10", None, cached)):
         with pytest.raises(UserError, match=rf"^{said}: damaged, or not .*\(the sha256 differs\): delete it"):
             cifar.read(kind, path, 16)
-    with pytest.raises(
-        UserError, match=r"^nowhere: no such file; data\.path must be a copy of https://www\.cs\.toronto"
-    ):
+    with pytest.raises(UserError, match=r"^nowhere: no such file; data\.path must be a copy of https://www\.cs\.tor"):
         cifar.read("cifar10", Path("nowhere"), 16)
 
 
