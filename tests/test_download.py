@@ -1,4 +1,5 @@
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -62,8 +63,7 @@ def test_a_source_that_cannot_be_read_ends_in_one_line_and_leaves_earlier_data_a
     Path("data/train.npz").write_bytes(b"earlier")
     done = stage("stages.download")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert done.stderr.startswith("download: ")
-    assert "data.path" in done.stderr
+    assert re.match(r"download: .*data\.path", done.stderr)
     assert files() == {"train.npz": b"earlier"}
 
 

@@ -23,7 +23,6 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 def contents() -> dict[str, bytes]:
-    """An image for each of FILES, all different."""
     return {name: encoded(picture(seed)) for seed, name in enumerate(FILES)}
 
 
@@ -45,14 +44,13 @@ def write(folder: Path, kind: str, files: dict[str, bytes], name: str = "toys", 
         for file, content in files.items():
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             (path / file).write_bytes(content)
-    elif kind == "zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for file, content in files.items():
+        return path
+    with zipfile.ZipFile(path, "w") if kind == "zip" else tarfile.open(path, f"w:{kind[4:]}") as archive:
+        for file, content in files.items():
+            if kind == "zip":
                 archive.writestr(file, content)
-    else:
-        with tarfile.open(path, f"w:{kind[4:]}") as tar:
-            for file, content in files.items():
-                tar.addfile(member(file, content), io.BytesIO(content))
-            for info in more:
-                tar.addfile(info)
+            else:
+                archive.addfile(member(file, content), io.BytesIO(content))
+        for info in more:
+            archive.addfile(info)
     return path

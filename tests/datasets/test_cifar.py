@@ -11,6 +11,7 @@ import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -64,29 +65,22 @@ def send(handler, content: bytes = ARCHIVE, status: int = 200, pause: float = 0)
 
 
 @pytest.fixture
-def serve():
-    """Start a server that answers each request by `answer`, and return its address and the list of requests."""
-    servers = []
+def serve(monkeypatch):
+    """Start a server at which CIFAR is downloaded, and return its address and the list of requests."""
+    with ExitStack() as servers:
 
-    def start(answer=send) -> tuple[str, list[str]]:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(handler) -> None:
-                requests.append(handler.path)
-                answer(handler)
+        def start(answer=send) -> tuple[str, list[str]]:
+            requests: list[str] = []
+            handler = type("Handler", (BaseHTTPRequestHandler,), {"log_message": lambda *args: None})
+            handler.do_GET = lambda handler: (requests.append(handler.path), answer(handler))
+            server = servers.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            servers.callback(server.shutdown)
+            monkeypatch.setattr(cifar, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
+            return cifar.ADDRESS, requests
 
-            def log_message(handler, *args) -> None:
-                pass
-
-        requests: list[str] = []
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        servers[-1].daemon_threads = True
-        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}/", requests
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 @pytest.fixture
@@ -112,9 +106,8 @@ def check(kind: str, source: Source) -> None:
     assert (source.sha256, source.classes) == (DIGESTS[kind], [f"class {i}" for i in range(10)])
 
 
-def test_an_archive_is_downloaded_once_for_all_experiments_and_kept_for_the_user(hub, serve, monkeypatch, capsys):
+def test_an_archive_is_downloaded_once_for_all_experiments_and_kept_for_the_user(hub, serve, capsys):
     address, requests = serve()
-    monkeypatch.setattr(cifar, "ADDRESS", address)
     data = Data(source="cifar10", path=None, image_size=32, test_share=0.2, validation=0)
     for _ in range(2):
         check("cifar10", read_source(data))
@@ -123,9 +116,8 @@ def test_an_archive_is_downloaded_once_for_all_experiments_and_kept_for_the_user
     assert [path.name for path in hub.iterdir()] == ["cifar-10-python.tar.gz"]
 
 
-def test_two_downloads_at_once_do_not_disturb_each_other(hub, serve, monkeypatch):
-    address, _ = serve(partial(send, pause=0.2))
-    monkeypatch.setattr(cifar, "ADDRESS", address)
+def test_two_downloads_at_once_do_not_disturb_each_other(hub, serve):
+    serve(partial(send, pause=0.2))
     with ThreadPoolExecutor() as threads:
         for source in threads.map(cifar.read, ["cifar10"] * 2, [None] * 2, [32] * 2):
             check("cifar10", source)
@@ -149,7 +141,6 @@ def test_cifar_100_has_its_fine_classes_and_the_addresses_are_torchvisions(hub, 
 )
 def test_a_failed_transfer_is_told_with_its_reason_and_leaves_nothing(hub, serve, monkeypatch, answer, reason):
     address, _ = serve(answer)
-    monkeypatch.setattr(cifar, "ADDRESS", address)
     monkeypatch.setattr(cifar, "TIMEOUT", 1)
     with pytest.raises(UserError, match=rf"^cannot download {address}cifar-10-python\.tar\.gz .*({reason}).*data\.pat"):
         cifar.read("cifar10", None, 32)
@@ -157,7 +148,7 @@ def test_a_failed_transfer_is_told_with_its_reason_and_leaves_nothing(hub, serve
     assert list(hub.iterdir()) == []
 
 
-def test_a_transfer_that_is_killed_leaves_no_archive_and_the_next_succeeds(hub, serve, monkeypatch):
+def test_a_transfer_that_is_killed_leaves_no_archive_and_the_next_succeeds(hub, serve):
     begun = threading.Event()
     address, _ = serve(lambda handler: (begun.set(), send(handler, pause=1)))
     code = f"from stages.datasets import cifar; cifar.ADDRESS = {address!r}; cifar.read('cifar10', None, 32)"
@@ -166,7 +157,7 @@ def test_a_transfer_that_is_killed_leaves_no_archive_and_the_next_succeeds(hub, 
     process.kill()
     process.wait()
     assert not (hub / "cifar-10-python.tar.gz").exists()
-    monkeypatch.setattr(cifar, "ADDRESS", serve()[0])
+    serve()
     check("cifar10", cifar.read("cifar10", None, 32))
 
 
