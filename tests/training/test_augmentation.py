@@ -39,16 +39,12 @@ def test_an_epoch_takes_each_image_once_and_every_draw_is_in_its_range(seed, epo
         assert 0 <= field.min() <= field.max() <= most
 
 
-def test_all_pairs_of_top_and_left_are_about_equally_frequent_and_so_are_all_centres_of_holes(drawn):
+def test_all_pairs_of_top_and_left_all_centres_of_holes_and_both_flips_are_about_equally_frequent(drawn):
     corners = np.bincount((drawn["top"] * (2 * PADDING + 1) + drawn["left"]).ravel(), minlength=25)
     holes = np.bincount((drawn["hole_y"] * SIZE + drawn["hole_x"]).ravel(), minlength=SIZE**2)
     assert (len(corners), len(holes)) == ((2 * PADDING + 1) ** 2, SIZE**2)
-    assert chisquare(corners).pvalue > 1e-4
-    assert chisquare(holes).pvalue > 1e-4
-
-
-def test_each_image_is_mirrored_in_about_half_of_the_epochs_and_half_of_them_in_each_epoch(drawn):
-    for axis, count in ((0, EPOCHS), (1, IMAGES)):
+    assert min(chisquare(corners).pvalue, chisquare(holes).pvalue) > 1e-4
+    for axis, count in ((0, EPOCHS), (1, IMAGES)):  # of each image, and in each epoch
         assert np.abs(drawn["flip"].mean(axis) - 0.5).max() < 5 * 0.5 / count**0.5
 
 
@@ -67,16 +63,13 @@ def test_no_draw_tells_anything_about_another_the_image_its_place_the_epoch_or_t
             assert chi2_contingency(table).pvalue > 1e-5, f"{one} and {other}"
 
 
-def test_an_epochs_draws_follow_from_the_arguments_alone():
+def test_an_epochs_draws_follow_from_the_arguments_alone_and_other_seeds_and_epochs_have_other_draws():
     first, state = torch.stack(draw_epoch(42, 3, 50, SIZE, ALL)), torch.get_rng_state()
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
     assert torch.stack(draw_epoch(42, 3, 50, SIZE, ALL)).equal(first)
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], before)
-
-
-def test_other_seeds_and_epochs_have_other_draws():
     pairs = [(1, 1), (1, 2), (2, 1), (-1, 1), (2**32 + 1, 1), (2**63 - 1, 1), (-(2**63), 1)]
     drawn = [draw_epoch(seed, epoch, 50, SIZE, ALL) for seed, epoch in pairs]
     for field in Draws._fields:
@@ -98,8 +91,8 @@ def cut_out(image: torch.Tensor, centre_y: int, centre_x: int, side: int) -> tor
     return image
 
 
-@pytest.mark.parametrize("cutout", [0, 1, 2, 5, SIZE])
-@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("cutout", [0, 1, 2, SIZE])
+@pytest.mark.parametrize("padding", [0, 4])
 def test_a_batch_is_what_torchvision_pads_crops_flips_and_normalises_and_a_loop_cuts_out(padding, cutout):
     split = dataset(train=5).train
     offsets = {0, padding, 2 * padding}

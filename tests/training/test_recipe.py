@@ -8,7 +8,7 @@ from torch.optim import lr_scheduler
 from stages.common.errors import UserError
 from stages.common.params import Params
 from stages.models import cnn, resnet, torchvision
-from stages.training.recipe import Recipe, build_model, count_parameters, learning_rates, recipe_of
+from stages.training.recipe import Recipe, build_model, learning_rates, recipe_of
 from tests.pipeline import PARAMS
 from tests.training.toys import recipe
 
@@ -21,8 +21,8 @@ def params(**sections: dict) -> Params:
     return Params.model_validate(values)
 
 
-@pytest.mark.parametrize("warmup", [0, 1, 3])
-@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 10, 100])
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize("epochs", [1, 2, 5, 100])
 @pytest.mark.parametrize("schedule", ["cosine", "step"])
 def test_learning_rates_are_those_of_torchs_schedulers(schedule, epochs, warmup):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
@@ -45,23 +45,17 @@ def test_learning_rates_are_those_of_torchs_schedulers(schedule, epochs, warmup)
 
 
 def test_a_recipe_is_that_of_its_run_and_model_and_holds_nothing_of_others():
-    all_ = params(
-        torchvision={"name": "resnet34"},
-        runs={"odd": {"model": "torchvision", "weight_decay": "ablation.weight_decay"}},
-    )
+    all_ = params(runs={"odd": {"model": "torchvision", "weight_decay": "ablation.weight_decay"}})
     expected = {
         "cnn": (cnn.Settings(epochs=1), 5e-4),
         "resnet_ablation": (resnet.Settings(epochs=1, base_channels=16, blocks=[1, 1, 1, 1]), 1e-4),
-        "odd": (torchvision.Settings(name="resnet34", epochs=1), 1e-4),
+        "odd": (torchvision.Settings(name="mobilenet_v2", epochs=1), 1e-4),
     }
     for run, (settings, weight_decay) in expected.items():
         of = recipe_of(all_, run)
         assert (of.run, of.model, of.seed) == (run, all_.runs[run].model, all_.seed)
-        assert of.settings == settings
+        assert (of.settings, of.augment, of.epochs, of.title) == (settings, all_.augment, 1, settings.title)
         assert of.train == all_.train.model_copy(update={"weight_decay": weight_decay})
-        assert of.augment == all_.augment
-        assert of.epochs == 1
-        assert of.title == settings.title
         assert Recipe.model_validate_json(of.model_dump_json()) == of
 
 
@@ -70,8 +64,6 @@ def test_a_recipe_is_that_of_its_run_and_model_and_holds_nothing_of_others():
     [
         ({}, "vit", r"^'vit' is no run in params\.yaml; there is cnn, resnet, resnet_ablation$"),
         ({"resnet": {"blocks": []}}, "cnn", r"^params\.yaml: section resnet: blocks = \[\]: "),
-        ({"cnn": {"speed": 1}}, "cnn", r"^params\.yaml: section cnn: speed is unknown; known here: epochs$"),
-        ({"train": {"warmup_epochs": 1}}, "cnn", r"train\.warmup_epochs = 1: must be less than cnn\.epochs = 1$"),
         ({"train": {"warmup_epochs": 1}, "cnn": {"epochs": 2}}, "cnn", r"must be less than resnet\.epochs = 1$"),
     ],
 )
@@ -91,7 +83,3 @@ def test_fresh_weights_follow_from_the_seed_alone_and_leave_torchs_random_state(
     torch.manual_seed(1)  # the weights are those that follow it
     assert drawn[0].equal(nn.utils.parameters_to_vector(model.build(recipe(name).settings, 4).parameters()))
     assert len({tuple(weights[:1000].tolist()) for weights in drawn}) == len(set(seeds))
-
-
-def test_weights_are_counted_and_running_statistics_are_not():
-    assert count_parameters(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))) == 3 * 4 + 4 + 2 * 4

@@ -62,13 +62,8 @@ def test_probabilities_are_the_softmax_of_the_networks_logits_on_normalised_imag
     torch.testing.assert_close(torch.from_numpy(log), expected.log_softmax(1), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.from_numpy(shares), expected.softmax(1), atol=1e-6, rtol=0)
     assert shares.sum(1) == pytest.approx(1, abs=1e-14)
-
-
-def test_the_logarithm_of_a_tiny_probability_is_no_limit_of_floats():
-    content = changed(
-        lambda w: w.update({"fc.weight": torch.zeros(4, 256), "fc.bias": torch.tensor([0, 2000.0, 0, 0])})
-    )
-    log = parse_model(content, "x").log_probabilities(DATA.held_out.images[:1])
+    far = {"fc.weight": torch.zeros(4, 256), "fc.bias": torch.tensor([0, 2000.0, 0, 0])}  # less than floats can hold
+    log = parse_model(changed(lambda weights: weights.update(far)), "x").log_probabilities(DATA.held_out.images[:1])
     assert (log.dtype, log[0].tolist()) == (np.float64, [-2000, 0, -2000, -2000])
 
 
@@ -77,11 +72,9 @@ def test_the_logarithm_of_a_tiny_probability_is_no_limit_of_floats():
     [
         (np.zeros((2, 8, 8, 3), np.float32), r"ndarray float32 \(2, 8, 8, 3\)"),
         (np.zeros((2, 9, 9, 3), np.uint8), r"ndarray uint8 \(2, 9, 9, 3\)"),
-        (np.zeros((8, 8, 3), np.uint8), r"ndarray uint8 \(8, 8, 3\)"),
         (torch.zeros((2, 8, 8, 3), dtype=torch.uint8), "Tensor torch.uint8.*"),
-        ([[1]], "list.*"),
     ],
-)  # fmt: skip
+)
 def test_images_of_another_type_or_size_are_refused(images, found):
     with pytest.raises(UserError, match=rf"^images must be a numpy array of uint8, N×8×8×3, not {found}$"):
         parse_model(CONTENT, "x").probabilities(images)
@@ -118,18 +111,14 @@ def test_a_model_of_ones_own_is_read_with_its_own_settings_and_may_have_unsaved_
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no safetensors file"), (b"no safetensors at all", "no safetensors file"),
-        (CONTENT[:-100], "no safetensors file"), (CONTENT.replace(b"toys", b"toyz", 1), "damaged"),
+        (b"", "no safetensors file"), (CONTENT[:-100], "no safetensors file"),
+        (CONTENT.replace(b"toys", b"toyz", 1), "damaged"),
         (safetensors.torch.save({"weight": torch.zeros(3)}), "no safetensors file"),
-        (safetensors.torch.save({"weight": torch.zeros(3)}, {"card": "[]"}), "no safetensors file"),
         (safetensors.torch.save({"weight": torch.zeros(3)}, {"card": "[" * 100_000}), "no safetensors file"),
         (with_recipe(seed="1"), "recipe.seed = '1': must be"), (with_recipe(more=1), "recipe.more is unknown"),
         (with_recipe(settings={"epochs": 0}), "recipe.settings"), (with_recipe(model="../x"), "recipe.model"),
         (with_recipe(model="gone"), "No module named 'stages.models.gone'"),
-        (changed(card={"recipe": {}}), "recipe.run is missing"), (changed(lambda w: w.pop("fc.bias")), "Missing key"),
-        (changed(lambda w: w.update(more=torch.zeros(1))), "Unexpected key"),
         (changed(lambda w: w.update({"fc.bias": torch.zeros(5)})), "size mismatch"),
-        (changed(lambda w: w["fc.bias"][0].fill_(float("nan"))), "not finite"),
         (changed(lambda w: w["features.1.running_var"].fill_(float("inf"))), "not finite"),
     ],
 )  # fmt: skip
@@ -139,5 +128,3 @@ def test_a_file_that_is_no_model_of_ours_is_named_in_one_line(tmp_path, content,
         load_model(tmp_path / "x.safetensors")
     assert reason in str(error.value)
     assert (str(error.value).isprintable(), len(str(error.value)) < 1000) == (True, True)
-    with pytest.raises(UserError, match=r"y\.safetensors: no such file; make it with `dvc repro`$"):
-        load_model(tmp_path / "y.safetensors")

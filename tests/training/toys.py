@@ -1,7 +1,6 @@
 """Small data and recipes for the tests of the training core."""
 
 import copy
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -44,13 +43,15 @@ def dataset(train: int = 70, test: int = 50, size: int = 8, classes: int = 4, va
         images = (noise + 120 // classes * labels[:, None, None, None]).astype(np.uint8)
         return Split(images, labels, np.arange(count).astype(str))
 
+    counts = Counts(train=train, test=test, validation=test if validation else 0)
+    names = [f"class {number}" for number in range(classes)]
     info = DatasetInfo(
         name="toys",
         source="images",
         sha256="ab" * 32,
-        classes=[f"class {number}" for number in range(classes)],
+        classes=names,
         image_size=size,
-        counts=Counts(train=train, test=test, validation=test if validation else 0),
+        counts=counts,
         mean=MEAN,
         std=STD,
     )
@@ -73,14 +74,7 @@ class Dropping(nn.Module):
         return self.out(nn.functional.dropout(self.hidden(x.flatten(1)).relu(), 0.5, self.training))
 
 
-def states(
-    network: nn.Module,
-    data: Dataset,
-    of: Recipe,
-    device: Device = CPU,
-    resumed: State | None = None,
-    **options: Callable,
-) -> list[State]:
+def states(network: nn.Module, data: Dataset, of: Recipe, device=CPU, resumed=None, **options) -> list[State]:
     """The state after each epoch; the training's own tensors go on changing, so these are copies."""
     return [copy.deepcopy(state) for state in train(network, data, of, device, resumed, **options)]
 
