@@ -1,6 +1,5 @@
 import hashlib
 import json
-import os
 import random
 from pathlib import Path
 
@@ -52,31 +51,17 @@ def test_the_state_loaded_is_the_one_saved_and_without_one_there_is_nothing_to_s
     assert capsys.readouterr().out == ""
 
 
-def test_the_weights_to_keep_are_the_best_epochs_or_where_none_are_kept_the_last_ones():
-    state = some_state()
-    assert state.weights is state.best_weights
-    last = {name: state.tensors[f"model.{name}"] for name in state.best_weights}
-    state.best_weights = {}
-    assert state.weights.keys() == last.keys()
-    assert all(state.weights[name] is tensor for name, tensor in last.items())
-
-
-@pytest.mark.parametrize("column", ["test_accuracy", "validation_accuracy"])
-def test_the_best_epoch_is_the_first_of_the_highest_accuracy_on_validation_images_if_there_are_any(column):
-    history = [{"epoch": i, "train_accuracy": i, column: value} for i, value in enumerate([0.2, 0.6, 0.6, 0.4])]
+def test_the_best_epoch_is_the_first_of_the_highest_accuracy_on_validation_images_if_there_are_any():
+    history = [{"epoch": i, "validation_accuracy": value} for i, value in enumerate([0.2, 0.6, 0.6, 0.4])]
     assert State({}, history).best["epoch"] == 1
 
 
-@pytest.mark.parametrize("changed", [["data"], ["parameters"], ["code"], ["device"], ["data", "code"]])
-def test_a_checkpoint_with_another_fingerprint_is_not_used_and_the_difference_named(capsys, changed):
+@pytest.mark.parametrize("changed", [["data"], ["parameters", "code", "device"]])
+def test_a_checkpoint_with_another_fingerprint_is_not_used_and_of_other_devices_is_and_both_are_said(capsys, changed):
     checkpoint().save(some_state(), finished=True)
     assert checkpoint(**dict.fromkeys(changed, "another")).load() is None
     expected = f"{PATH}: starting from epoch 1, because this checkpoint has other {' and '.join(changed)}\n"
     assert capsys.readouterr().out == expected
-
-
-def test_other_devices_may_resume_and_are_told(capsys):
-    checkpoint().save(some_state(), finished=False)
     assert same(checkpoint("2 × CPU, 1 thread").load(), some_state())
     assert capsys.readouterr().out.startswith(f"{PATH}: begun on CPU, 2 threads, resumed on 2 × CPU, 1 thread:")
 
@@ -102,19 +87,7 @@ def test_a_checkpoint_is_due_when_fifty_times_the_last_ones_duration_has_passed(
     assert written == [1, 3, 5, 6]
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_no_training(small_disk, capsys):
-    small_disk(64)
-    writing, large = checkpoint(), some_state(size=3 * 2**20)  # 2 bytes each, twice
-    for state, lines in ((large, 1), (some_state(), 0), (large, 1)):
-        writing.save(state, finished=True)
-        said = capsys.readouterr().out
-        assert said.count("\n") == lines
-        assert not lines or said.startswith(
-            f"{PATH}: no checkpoint (No space left on device, 12 MiB are needed); an int"
-        )
-    assert same(checkpoint().load(), some_state())
-    (folder := Path("elsewhere")).mkdir()
-    os.chdir(folder)
+def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_no_training(capsys):
     Path(".cache").write_text("a file, so that no folder can be made")
     checkpoint().save(some_state(), finished=True)
     assert capsys.readouterr().out.startswith(f"{PATH}: no checkpoint (Not a directory, 0 MiB are needed)")
@@ -129,14 +102,12 @@ def test_any_flipped_bit_is_found_or_means_nothing(capsys):
         PATH.write_bytes(damaged)
         loaded, said = checkpoint().load(), capsys.readouterr().out
         found += loaded is None
-        assert (
-            "starting from epoch 1, because this checkpoint " in said if loaded is None else same(loaded, some_state())
-        )
-        assert said.count("\n") == (loaded is None)
+        assert said.count("starting from epoch 1, because this checkpoint ") == said.count("\n") == (loaded is None)
+        assert loaded is None or same(loaded, some_state())
     assert found > 180
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 1000, to_bytes({}, {})[:-1], b"\x02" + bytes(7) + b"[]"], ids=str)
+@pytest.mark.parametrize("content", [b"", to_bytes({}, {})[:-1], b"\x02" + bytes(7) + b"[]"], ids=str)
 def test_a_file_that_is_no_checkpoint_is_named_and_not_used(capsys, content):
     FOLDER.mkdir(parents=True)
     PATH.write_bytes(content)

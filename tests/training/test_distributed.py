@@ -3,15 +3,20 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stages import train
 from stages.common.errors import UserError
+from stages.common.files import sha256
 from stages.training import distributed as module
 from stages.training.device import Device
 from stages.training.distributed import Processes, check_processes, joined_processes
@@ -136,51 +141,45 @@ def test_the_shards_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_mean
     assert sum(share.mean() * weight for share, weight in shares) / count == pytest.approx(values.mean())
 
 
-def test_alone_nothing_is_shared_or_changed():
-    alone, tensor, network = Processes(), torch.tensor([1.0, 2.0]), nn.Linear(2, 2)
-    alone.all_reduce(tensor)
-    alone.average([tensor])
-    assert tensor.tolist() == [1, 2]
-    assert alone.replicate(network) is network
-    assert alone.broadcast(tensor) is tensor
-    assert alone.differing({"a": "one"}) == []
+def test_processes_that_end_with_different_weights_are_a_bug_and_write_nothing(workspace, monkeypatch):
+    """A stand-in for the training and for the other process."""
+    monkeypatch.setattr(train, "joined_processes", lambda: nullcontext(Processes(0, 2)))
+    monkeypatch.setattr(train, "train_run", Mock())
+    monkeypatch.setattr(train, "to_model_file", lambda *_: b"mine")
+    other = {"weights": sha256(b"another's")}
+    monkeypatch.setattr(dist, "all_gather_object", lambda gathered, values: gathered.__setitem__(1, other))
+    with pytest.raises(RuntimeError, match=r"^the 2 processes ended with different weights$"):
+        train.main(Namespace(run="cnn"))
+    assert not Path("models").exists()
 
 
 @pytest.fixture
-def launched(monkeypatch):
-    """A stand-in for torchrun on a machine with two GPUs: its variables, NCCL's group, and the GPU that was set."""
+def group(monkeypatch) -> list:
+    """A stand-in for torchrun on a machine with two GPUs: what is done with NCCL's group and the GPU."""
+    environment = {"WORLD_SIZE": 4, "RANK": 3, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
     calls: list = []
-
-    def start(rank: int, local_rank: int, on_this_machine: int) -> list:
-        environment = {"WORLD_SIZE": 4, "RANK": rank, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": on_this_machine}
-        for name, value in {**environment, "TORCHELASTIC_RUN_ID": "x"}.items():
-            monkeypatch.setenv(name, str(value))
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device))
-        monkeypatch.setattr(dist, "init_process_group", lambda *args, **options: calls.append((*args, options)))
-        monkeypatch.setattr(dist, "get_rank", lambda: rank)
-        monkeypatch.setattr(dist, "get_world_size", lambda: 4)
-        monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
-        return calls
-
-    return start
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **options: calls.append((*args, options)))
+    monkeypatch.setattr(dist, "get_rank", lambda: 3)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
+    return calls
 
 
-def test_a_process_takes_the_gpu_of_its_place_on_its_machine_and_leaves_unless_there_was_an_error(launched):
-    calls, gpu = launched(rank=3, local_rank=1, on_this_machine=2), torch.device("cuda", 1)
+def test_a_process_takes_the_gpu_of_its_place_on_its_machine_and_leaves_unless_there_was_an_error(group, monkeypatch):
+    gpu = torch.device("cuda", 1)
     joined = [gpu, ("nccl", {"timeout": module.TIMEOUT, "device_id": gpu})]
     with joined_processes() as processes:
-        assert (processes, calls) == (Processes(3, 4, 1), joined)
+        assert (processes, group) == (Processes(3, 4, 1), joined)
     with pytest.raises(UserError, match="another process ended"), joined_processes():
         raise dist.DistBackendError("NCCL communicator was aborted")
     with pytest.raises(RuntimeError, match=r"^a bug$"), joined_processes():
         raise RuntimeError("a bug")
-    assert calls == [*joined, "left", *joined, *joined]
-
-
-def test_more_processes_than_gpus_are_refused(launched):
-    launched(rank=3, local_rank=3, on_this_machine=4)
+    assert group == [*joined, "left", *joined, *joined]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     refused = pytest.raises(UserError, match="launcher: starts 4 processes on this machine, which has 2 GPUs")
     with refused, joined_processes():
         pass
