@@ -59,22 +59,20 @@ def test_a_study_speaks_first_of_recipes_and_names_seeds_that_are_missing_or_not
     assert "plots/seeds.csv also holds trainings of other recipes or data, which are left out." in text
 
 
-@pytest.mark.parametrize(
-    ("run", "said"),
-    [
-        ({"epochs": 100}, ""),
+def test_what_is_less_than_the_full_experiment_is_said_once(experiment, writer):
+    for run, said in (
         ({"epochs": 3, "model": "mobile", "title": "MobileNetV2"}, ""),
         ({"epochs": 99}, "ResNet-18: 99 of 100 epochs."),
         ({"epochs": 49, "model": "cnn", "title": "Simple CNN"}, "Simple CNN: 49 of 50 epochs."),
         ({"epochs": 100, "title": "ResNet-18, 16 channels"}, "ResNet-18, 16 channels in place of ResNet-18."),
-    ],
-)
-def test_what_is_less_than_the_full_experiment_is_said_once(experiment, writer, run, said):
-    found = experiment(runs=dict.fromkeys(("one", "two"), writer.runs["resnet"] | run), pairs={})
-    few = "Few images: 50,000 to train on and 20 to test with (CIFAR-10: 50,000 and 10,000), so an accuracy is known"
-    assert findings.caveats(found) == f"{few} to ±13.7 points. {said}".strip()  # Wilson's 69.90 to 97.21 %
-    counts = found.info.counts.model_copy(update={"test": 10_000})
-    assert findings.caveats(replace(found, info=found.info.model_copy(update={"counts": counts}))) == said
+    ):
+        found = experiment(runs=dict.fromkeys(("one", "two"), writer.runs["resnet"] | run), pairs={})
+        few = (
+            "Few images: 50,000 to train on and 20 to test with (CIFAR-10: 50,000 and 10,000), so an accuracy is known"
+        )
+        assert findings.caveats(found) == f"{few} to ±13.7 points. {said}".strip()  # Wilson's 69.90 to 97.21 %
+        counts = found.info.counts.model_copy(update={"test": 10_000})
+        assert findings.caveats(replace(found, info=found.info.model_copy(update={"counts": counts}))) == said
 
 
 @pytest.mark.parametrize(("held_out", "keep"), [("test", "best"), ("test", "last"), ("validation", "best")])

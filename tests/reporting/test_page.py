@@ -96,17 +96,15 @@ def test_of_many_classes_report_md_can_be_posted_and_the_page_names_pairs_in_pla
     assert len(text.encode()) < 65_536
     assert "| --- | --- | ---: | ---: | ---: | ---: |" in text
     assert len([row for row in markdown_rows(text) if row[1:2] == ["cnn"] and len(row) == 6]) == 20
-    assert '<table class="counts' not in index
-    assert "cnn: what it confuses most often" in index
+    assert ('<table class="counts' in index, "cnn: what it confuses most often" in index) == (False, True)
 
 
 def test_confusion_matrices_show_counts_coloured_by_the_root_of_their_share_of_the_row(experiment, render):
     experiment()
     table = re.search(r'<table class="counts.*?</table>', render()[0], re.DOTALL)[0]
     cats, dogs = (re.findall(r"<td([^>]*)>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)[1:])
-    right, wrong = ' class="right" style="--share: {}%"', ' style="--share: {}%"'
-    assert cats == [(right.format(84), "7"), (wrong.format(55), "3")]
-    assert dogs == [(wrong.format(32), "1"), (right.format(95), "9")]
+    assert cats == [(' class="right" style="--share: 84%"', "7"), (' style="--share: 55%"', "3")]
+    assert dogs == [(' style="--share: 32%"', "1"), (' class="right" style="--share: 95%"', "9")]
 
 
 def test_galleries_show_suspects_confident_mistakes_and_all_mistakes(experiment, render, monkeypatch):
@@ -142,7 +140,7 @@ def committed(tmp_path, monkeypatch) -> dict:
 
 
 def test_revision_date_and_author_are_told_and_changed_code(committed, monkeypatch):
-    head = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True).stdout.strip()
+    head = subprocess.check_output(["git", "rev-parse", "--short=10", "HEAD"], text=True).strip()
     said = f"Git revision {head} of 2026-01-02 by A & Author"
     assert page.origin(committed) == (f"{said}.", f"git checkout {head}\ndvc exp run")
     Path("dvc.yaml").touch()
@@ -151,21 +149,17 @@ def test_revision_date_and_author_are_told_and_changed_code(committed, monkeypat
     assert page.origin(committed) == ("Git revision unknown: [Errno 2] No such file or directory: 'git'.", "")
 
 
-VALUES = "two words|2024|true|null|a,b|[1, 2]|key: value|x=y|~user|a; touch X|猫|plain"
-
-
-@pytest.mark.parametrize("value", VALUES.split("|"))
-def test_dvc_reads_back_what_the_command_sets_adds_and_drops(committed, value):
+@pytest.mark.parametrize(
+    "value", ["a b", "2024", "true", "null", "a,b", "[1, 2]", "k: v", "x=y", "~user", "a; touch X", "猫"]
+)
+def test_dvc_reads_back_what_the_command_sets_adds_and_drops_or_there_is_none(committed, value):
     new = {"data.path": value, "rate": 1e-5, "flip": False, "blocks": [1, 2], "compare.model": ["a", "b"]}
     changed = {key: value for key, value in (committed | new).items() if key != "runs.gone.model"}
     words = shlex.split(page.origin(changed)[1].replace("\\\n", " "))
     apply_overrides("params.yaml", [word for flag, word in pairwise(words) if flag == "-S"])
     assert flat(parse_yaml(Path("params.yaml").read_bytes(), "params.yaml")) == changed
-
-
-@pytest.mark.parametrize("value", ['a "quote"', "it's", "`b`", "${x}", "two\nlines", "\x85", "C:\\x", "\u2028"])
-def test_no_command_holds_what_a_command_line_may_change(committed, value):
-    assert page.origin(committed | {"data.path": value, "seed": 7})[1] == ""
+    for unsafe in 'a "quote"', "it's", "`b`", "${x}", "two\nlines", "\x85", "C:\\x", "\u2028":
+        assert page.origin(committed | {"data.path": unsafe, "seed": 7})[1] == ""
 
 
 @pytest.mark.slow
