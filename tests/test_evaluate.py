@@ -247,8 +247,6 @@ def test_deleted_runs_and_pairs_are_passed_over_and_so_are_other_files_beside_th
         (lambda: shutil.copy("models/one.safetensors", "models/two.safetensors"), r"models/two\S+: trained with run"),
         (lambda: edit_info(mean=[0.4, 0.5, 0.61]), r"models/third\S+: trained on other images than data/ holds; train"),
         (lambda: edit_info(image_size=9), r"data/dataset\.json: made with data\.image_size 9, params\.yaml has 8; run"),
-        (lambda: edit(cnn={"epochs": 0}), r"params\.yaml: section cnn: epochs = 0"),
-        (lambda: Path("data/test.npz").write_bytes(b"PK"), r"data/test\.npz: cannot be read"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(project, spoil, message):
