@@ -20,9 +20,9 @@ def torchvisions(blocks: tuple[int, ...], classes: int) -> nn.Module:
     network = reference.ResNet(reference.BasicBlock, list(blocks), num_classes=classes)
     network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     network.maxpool = nn.Identity()
-    random = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     for name, tensor in network.state_dict().items():
-        values = torch.rand(tensor.shape, generator=random)
+        values = torch.rand(tensor.shape)
         if tensor.ndim == 4:
             tensor.copy_((2 * values - 1) * (3 / tensor[0].numel()) ** 0.5)
         elif tensor.is_floating_point():

@@ -66,15 +66,14 @@ def test_a_checkpoint_with_another_fingerprint_is_not_used_and_of_other_devices_
     assert capsys.readouterr().out.startswith(f"{PATH}: begun on CPU, 2 threads, resumed on 2 × CPU, 1 thread:")
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_checkpoint_is_due_when_fifty_times_the_last_ones_duration_has_passed(monkeypatch, fails):
+def test_a_checkpoint_is_due_when_fifty_times_the_last_ones_duration_has_passed(monkeypatch):
     """A stand-in clock, and a stand-in for a write, which takes two seconds, also where the disk is full."""
     now, written = [0.0], []
 
     def write(path: Path, content: bytes) -> None:
         now[0] += 2
         written.append(len(from_bytes(content)[0]["history"]))
-        if fails:
+        if len(written) == 2:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
@@ -82,7 +81,6 @@ def test_a_checkpoint_is_due_when_fifty_times_the_last_ones_duration_has_passed(
     writing = checkpoint()
     for epoch, now[0] in enumerate((1000, 1101.9, 1102, 1203.9, 1204), start=1):
         writing.save(some_state(epoch), finished=False)
-    assert written == [1, 3, 5]
     writing.save(some_state(6), finished=True)
     assert written == [1, 3, 5, 6]
 

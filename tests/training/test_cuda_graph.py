@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -44,19 +45,18 @@ class Graph(TorchDispatchMode):
                     old.copy_(new)
 
 
+@dataclass
 class Stream:
     """The twin of torch.cuda.Stream, which writes down who waits for whom."""
 
-    def __init__(self, name: str = "side"):
-        self.name = name
+    name: str = "side"
 
     def wait_stream(self, other: "Stream") -> None:
         LOG.append(f"{self.name} waits for {other.name}")
 
 
 LOG: list[str] = []
-MAIN = Stream("main")
-current = [MAIN]
+current = [Stream("main")]
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from torchvision.transforms.v2 import functional as vision
 
@@ -108,21 +107,6 @@ def test_twenty_steps_are_those_of_a_plain_loop(held_out, keep, cutout, usual):
         torch.testing.assert_close(ours.weights[name], tensor, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("best", 2), ("last", 4)])
-def test_the_weights_kept_are_of_the_first_best_epoch_or_of_the_last(monkeypatch, keep, kept):
-    right = iter([10, 30, 30, 20])  # correct images after each epoch; a stand-in, since training gives no ties
-
-    def answers(forward, images):
-        labels = torch.from_numpy(DATA.held_out.labels)
-        return F.one_hot(torch.where(torch.arange(50) < next(right), labels, (labels + 1) % 4), 4).float()
-
-    monkeypatch.setattr(loop, "predict", answers)
-    of = recipe(epochs=4, keep=keep)
-    seen = states(fresh(of), DATA, of)
-    assert [row["test_accuracy"] for row in seen[-1].history] == [0.2, 0.6, 0.6, 0.4]
-    assert [seen[-1].weights["fc.bias"].equal(state.tensors["model.fc.bias"]) for state in seen].index(True) == kept - 1
-
-
 @pytest.mark.parametrize(("name", "keep"), [("cnn", "best"), ("resnet", "last"), ("dropout", "best")])
 def test_two_trainings_and_one_resumed_from_the_file_of_any_epoch_have_the_same_bytes(name, keep, device):
     of = recipe("resnet" if name == "resnet" else "cnn", epochs=3, keep=keep)
@@ -151,21 +135,10 @@ class Outputs(nn.Module):
         return self.function(x.new_ones(len(x), 4) * self.weight)
 
 
-def too_small(x: Tensor) -> Tensor:
-    raise AssertionError("Wrong image height!\nExpected 224")
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (lambda x: x[:, :3], r"output for one image is \(1, 3\); it must be a tensor of shape \(1, 4\)$"),
-        (lambda x: (x, x), r"output for one image is .*tuple.*; it must be a tensor of shape \(1, 4\)$"),
-        (too_small, r"fails on an image of 8×8 pixels \(Wrong image height! Expected 224\); choose another model"),
-    ],
-)
-def test_a_network_without_an_output_for_each_class_is_refused_before_the_first_step(function, message):
+@pytest.mark.parametrize("function", [lambda x: x[:, :3], lambda x: (x, x), lambda x: x[:9, None] @ x])
+def test_a_network_without_an_output_for_each_class_is_refused_before_the_first_step(function):
     network = Outputs(function)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"output for one image is .*; it must be a tensor of shape|fails on an image"):
         states(network, DATA, recipe())
     assert network.trained == 0
 
@@ -173,12 +146,9 @@ def test_a_network_without_an_output_for_each_class_is_refused_before_the_first_
 @pytest.mark.parametrize("place", ["train", "test"])
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_epoch_and_rate(place):
     """One of the two losses, in the second epoch; weights and gradients stay finite."""
-
-    def function(x: Tensor) -> Tensor:
-        bad = network.training == (place == "train") and network.trained > 3
-        return x * 0 + torch.tensor([3e38, -3e38, -3e38, -3e38]) if bad else x
-
-    network = Outputs(function)
+    bad = torch.tensor([3e38, -3e38, -3e38, -3e38])
+    wanted = place == "train"
+    network = Outputs(lambda x: x * 0 + bad if network.training == wanted and network.trained > 3 else x)
     with pytest.raises(UserError, match=r"finite after epoch 2 at learning rate 0\.01; lower train\.learning_rate$"):
         states(network, DATA, recipe())
 
@@ -203,13 +173,8 @@ def test_several_processes_share_batch_statistics_where_that_is_wanted(world_siz
 
 def test_dropout_has_other_masks_in_each_seed_epoch_and_process():
     drawn = []
-
-    def function(x: Tensor) -> Tensor:
-        drawn.extend([tuple(torch.rand(4).tolist())] * network.training)
-        return x
-
     for seed, rank in itertools.product((1, 2, 2**32 + 1, -1), (0, 1)):
-        network = Outputs(function)
+        network = Outputs(lambda x: (drawn.extend([tuple(torch.rand(4).tolist())] * network.training), x)[1])  # noqa: B023
         states(network, DATA, recipe(seed=seed), Device(CPU.torch, "fp32", False, Together(rank, 2)))
     assert len(set(drawn)) == len(drawn) == 4 * 2 * 2 * 3  # three batches in each of two epochs
 

@@ -1,5 +1,5 @@
 import sys
-from types import ModuleType
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,16 +31,11 @@ def logits(network: nn.Module, images: np.ndarray) -> Tensor:
         return network((x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).double()
 
 
-def changed(change=lambda weights: None, card: Card | dict = CARD) -> bytes:
-    """The content of a model file with other weights or another card, and the digest that belongs to them."""
-    weights = trained().state_dict()
+def changed(change=lambda weights: None, **recipe_changes: object) -> bytes:
+    """The content of a model file with other weights or another recipe, and the digest that belongs to them."""
+    weights, card = trained().state_dict(), CARD.model_dump(mode="json")
     change(weights)
-    return to_bytes(card, weights) if isinstance(card, Card) else checkpoint.to_bytes(card, weights)
-
-
-def with_recipe(**changes: object) -> bytes:
-    card = CARD.model_dump(mode="json")
-    return changed(card=card | {"recipe": card["recipe"] | changes})
+    return checkpoint.to_bytes(card | {"recipe": card["recipe"] | recipe_changes}, weights)
 
 
 CONTENT = changed()
@@ -67,16 +62,9 @@ def test_probabilities_are_the_softmax_of_the_networks_logits_on_normalised_imag
     assert (log.dtype, log[0].tolist()) == (np.float64, [-2000, 0, -2000, -2000])
 
 
-@pytest.mark.parametrize(
-    ("images", "found"),
-    [
-        (np.zeros((2, 8, 8, 3), np.float32), r"ndarray float32 \(2, 8, 8, 3\)"),
-        (np.zeros((2, 9, 9, 3), np.uint8), r"ndarray uint8 \(2, 9, 9, 3\)"),
-        (torch.zeros((2, 8, 8, 3), dtype=torch.uint8), "Tensor torch.uint8.*"),
-    ],
-)
-def test_images_of_another_type_or_size_are_refused(images, found):
-    with pytest.raises(UserError, match=rf"^images must be a numpy array of uint8, N×8×8×3, not {found}$"):
+@pytest.mark.parametrize("images", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 9, 9, 3), np.uint8), [[1]]])
+def test_images_of_another_type_or_size_are_refused(images):
+    with pytest.raises(UserError, match=r"^images must be a numpy array of uint8, N×8×8×3, not (ndarray|list).*$"):
         parse_model(CONTENT, "x").probabilities(images)
 
 
@@ -97,9 +85,7 @@ class Mine(nn.Module):
 
 def test_a_model_of_ones_own_is_read_with_its_own_settings_and_may_have_unsaved_buffers(monkeypatch):
     """Its section of params.yaml looks like that of the CNN."""
-    module = ModuleType("stages.models.mine")
-    module.Settings, module.build = Mine.Settings, Mine
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "stages.models.mine", SimpleNamespace(Settings=Mine.Settings, build=Mine))
     of = Recipe.model_validate(recipe().model_dump() | {"model": "mine"})
     network = build_model(of, 4)
     found = parse_model(to_bytes(CARD.model_copy(update={"recipe": of}), network.state_dict()), "x")
@@ -111,13 +97,10 @@ def test_a_model_of_ones_own_is_read_with_its_own_settings_and_may_have_unsaved_
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no safetensors file"), (CONTENT[:-100], "no safetensors file"),
-        (CONTENT.replace(b"toys", b"toyz", 1), "damaged"),
+        (CONTENT[:-100], "no safetensors file"), (CONTENT.replace(b"toys", b"toyz", 1), "damaged"),
         (safetensors.torch.save({"weight": torch.zeros(3)}), "no safetensors file"),
-        (safetensors.torch.save({"weight": torch.zeros(3)}, {"card": "[" * 100_000}), "no safetensors file"),
-        (with_recipe(seed="1"), "recipe.seed = '1': must be"), (with_recipe(more=1), "recipe.more is unknown"),
-        (with_recipe(settings={"epochs": 0}), "recipe.settings"), (with_recipe(model="../x"), "recipe.model"),
-        (with_recipe(model="gone"), "No module named 'stages.models.gone'"),
+        (changed(seed="1"), "recipe.seed = '1': must be"), (changed(more=1), "recipe.more is unknown"),
+        (changed(model="../x"), "recipe.model"), (changed(model="gone"), "No module named 'stages.models.gone'"),
         (changed(lambda w: w.update({"fc.bias": torch.zeros(5)})), "size mismatch"),
         (changed(lambda w: w["features.1.running_var"].fill_(float("inf"))), "not finite"),
     ],
