@@ -87,6 +87,7 @@ seeds: repository environment ## the experiment with the seeds of `study`, and w
 
 compare: repository environment ## the experiments of this commit side by side: changes and accuracies
 	@dvc exp show --only-changed --drop 'metrics|models|plots|Created|State|Executor|.*difference|.*\.p$$' --no-pager
+	@echo 'Each is one training on the same test images: the best of many is partly luck.'
 
 # Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.
 test test-fast test-slow: export OMP_NUM_THREADS := 1

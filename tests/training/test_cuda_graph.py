@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from stages.training.cuda_graph import GraphedFunction
 from stages.training.device import Device
 from stages.training.distributed import Processes
-from tests.training.toys import Dropping, dataset, fresh, recipe, same, states
+from tests.training.toys import dataset, dropping, fresh, recipe, same, states
 
 DATA = dataset()
 
@@ -138,7 +138,7 @@ def test_a_replay_computes_with_its_own_argument_and_leaves_no_trace_of_warming_
 def test_a_training_by_replays_has_the_bytes_of_an_eager_one(name):
     """Its rates, batches of two sizes, masks, statistics, momentum and tests of each epoch; also when it is resumed."""
     of = recipe("resnet" if name == "resnet" else "cnn", epochs=3)
-    build = Dropping if name == "dropout" else lambda: fresh(of)
+    build = dropping if name == "dropout" else lambda: fresh(of)
     eager = states(build(), DATA, of)
     capturing = Capturing(torch.device("cpu"), "fp32", compile=False)
     replayed = states(build(), DATA, of, capturing)

@@ -1,15 +1,10 @@
-import io
-
 import pytest
 import torch
 
 from stages.training import progress as module
 from stages.training.checkpoint import State
-from stages.training.device import Device
 from stages.training.progress import Progress
 from tests.training.toys import CPU, recipe
-
-GPU = Device(torch.device("cuda"), "bf16", compile=False)
 
 
 def state(*accuracies: float, held_out: str = "test") -> State:
@@ -33,18 +28,6 @@ def test_without_a_terminal_a_line_an_epoch_tells_speed_and_time_left(monkeypatc
     rest = f"  4 images/s  {left[0]} left", f"  5 images/s  {left[1]} left"
     expected = [f"toy {finished + number:>2}{figures}{speed}" for number, speed in enumerate(rest, start=1)]
     assert capsys.readouterr().out.splitlines() == expected
-
-
-@pytest.mark.parametrize(("device", "after_batches"), [(CPU, [30, 60]), (GPU, [0, 0])])
-def test_the_bar_of_a_terminal_moves_by_batches_on_a_cpu_and_by_epochs_on_a_gpu(monkeypatch, device, after_batches):
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 * 2**29)
-    monkeypatch.setattr(module.sys, "stderr", terminal := io.StringIO())
-    terminal.isatty = lambda: True
-    shown = Progress(recipe(epochs=3), images=60, finished=1, device=device)
-    places = [shown.bar.n - 60 for _ in shown.batches([torch.zeros(30, 6), torch.zeros(30, 6)])]
-    assert [*places[1:], shown.bar.n - 60] == after_batches
-    shown.epoch(state(0.5, 0.5))
-    assert (shown.bar.n, shown.bar.total, "toy:  33%" in terminal.getvalue()) == (120, 180, True)
 
 
 def test_the_closing_line_has_the_first_best_epoch(capsys):

@@ -1,5 +1,3 @@
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.common.errors import UserError
-from stages.common.params import PositiveInt, Section
 from stages.training import checkpoint
-from stages.training.recipe import Recipe, build_model
+from stages.training.recipe import Recipe
 from stages.training.weights import Card, load_model, parse_model, to_bytes
 from tests.training.toys import MEAN, STD, dataset, fresh, recipe
 
@@ -66,32 +63,6 @@ def test_probabilities_are_the_softmax_of_the_networks_logits_on_normalised_imag
 def test_images_of_another_type_or_size_are_refused(images):
     with pytest.raises(UserError, match=r"^images must be a numpy array of uint8, N×8×8×3, not (ndarray|list).*$"):
         parse_model(CONTENT, "x").probabilities(images)
-
-
-class Mine(nn.Module):
-    """A network with a buffer that is made when it is built and not saved, as positions in a vision transformer."""
-
-    class Settings(Section):
-        epochs: PositiveInt
-
-    def __init__(self, settings: Settings, classes: int):
-        super().__init__()
-        self.register_buffer("shift", torch.arange(float(classes)), persistent=False)
-        self.fc = nn.Linear(3 * 8 * 8, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.flatten(1)) + self.shift
-
-
-def test_a_model_of_ones_own_is_read_with_its_own_settings_and_may_have_unsaved_buffers(monkeypatch):
-    """Its section of params.yaml looks like that of the CNN."""
-    monkeypatch.setitem(sys.modules, "stages.models.mine", SimpleNamespace(Settings=Mine.Settings, build=Mine))
-    of = Recipe.model_validate(recipe().model_dump() | {"model": "mine"})
-    network = build_model(of, 4)
-    found = parse_model(to_bytes(CARD.model_copy(update={"recipe": of}), network.state_dict()), "x")
-    assert type(found.card.recipe.settings) is Mine.Settings
-    expected = logits(network, DATA.held_out.images).softmax(1)
-    torch.testing.assert_close(torch.from_numpy(found.probabilities(DATA.held_out.images)), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

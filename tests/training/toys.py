@@ -62,16 +62,10 @@ def fresh(of: Recipe, classes: int = 4) -> nn.Module:
     return build_model(of, classes)
 
 
-class Dropping(nn.Module):
+def dropping() -> nn.Module:
     """A small network with dropout."""
-
-    def __init__(self, size: int = 8, classes: int = 4):
-        super().__init__()
-        torch.manual_seed(1)
-        self.hidden, self.out = nn.Linear(3 * size * size, 32), nn.Linear(32, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(nn.functional.dropout(self.hidden(x.flatten(1)).relu(), 0.5, self.training))
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 4))
 
 
 def states(network: nn.Module, data: Dataset, of: Recipe, device=CPU, resumed=None, **options) -> list[State]:
