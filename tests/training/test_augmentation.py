@@ -32,9 +32,8 @@ def drawn() -> dict[str, np.ndarray]:
 def test_an_epoch_takes_each_image_once_and_every_draw_is_in_its_range(seed, epoch, count, padding, flip, cutout):
     draws = draw_epoch(seed, epoch, count, SIZE, augmented(padding, flip, cutout))
     assert sorted(draws.index.tolist()) == list(range(count))
-    highest = {"top": 2 * padding, "left": 2 * padding, "flip": flip}
-    for name, most in (highest | dict.fromkeys(("hole_y", "hole_x"), SIZE - 1 if cutout else 0)).items():
-        field = getattr(draws, name)
+    hole = SIZE - 1 if cutout else 0
+    for field, most in zip(draws[1:], (2 * padding, 2 * padding, flip, hole, hole), strict=True):
         assert (field.dtype, field.shape) == (torch.int64, (count,))
         assert 0 <= field.min() <= field.max() <= most
 

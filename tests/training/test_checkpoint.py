@@ -112,15 +112,13 @@ def test_a_file_depends_on_card_and_tensors_alone_and_is_read_by_safetensors():
     card, tensors = {"a": 1, "b": [0.1 + 0.2, "×"]}, some_state().tensors
     content = to_bytes(card, tensors)
     assert to_bytes(card, dict(reversed([(name, tensor.clone()) for name, tensor in tensors.items()]))) == content
-    read, found = from_bytes(content)
-    assert read == card
+    assert from_bytes(content)[0] == card
     Path("x.safetensors").write_bytes(content)
     with safetensors.safe_open("x.safetensors", framework="pt") as file:
         assert list(file.metadata()) == ["card"]  # several entries would come in random order
         assert json.loads(file.metadata()["card"]).keys() == {"a", "b", "sha256"}
         for name, tensor in tensors.items():
-            assert file.get_tensor(name).equal(tensor)
-            assert (found[name].equal(tensor), found[name].dtype) == (True, tensor.dtype)
+            torch.testing.assert_close(file.get_tensor(name), tensor, rtol=0, atol=0)
 
 
 def test_a_model_is_stored_once_its_md5_is_in_dvcs_lock():

@@ -59,18 +59,11 @@ def test_a_recipe_is_that_of_its_run_and_model_and_holds_nothing_of_others():
         assert Recipe.model_validate_json(of.model_dump_json()) == of
 
 
-@pytest.mark.parametrize(
-    ("changes", "run", "message"),
-    [
-        ({}, "vit", r"^'vit' is no run in params\.yaml; there is cnn, resnet, resnet_ablation$"),
-        ({"resnet": {"blocks": []}}, "cnn", r"^params\.yaml: section resnet: blocks = \[\]: "),
-        ({"train": {"warmup_epochs": 1}, "cnn": {"epochs": 2}}, "cnn", r"must be less than resnet\.epochs = 1$"),
-    ],
-)
-def test_a_mistake_in_any_run_is_found_by_the_first_training(changes, run, message):
-    with pytest.raises(UserError, match=message) as error:
-        recipe_of(params(**changes), run)
-    assert str(error.value).isprintable()
+def test_a_mistake_in_any_run_is_found_by_the_first_training():
+    with pytest.raises(UserError, match=r"^params\.yaml: section resnet: blocks = \[\]: "):
+        recipe_of(params(resnet={"blocks": []}), "cnn")
+    with pytest.raises(UserError, match=r"must be less than resnet\.epochs = 1$"):
+        recipe_of(params(train={"warmup_epochs": 1}, cnn={"epochs": 2}), "cnn")
 
 
 @pytest.mark.parametrize(("name", "model"), [("cnn", cnn), ("resnet", resnet)])

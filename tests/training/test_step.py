@@ -1,12 +1,9 @@
 """One step. Whole trainings of twenty are compared with a plain loop in test_loop.py."""
 
-from contextlib import nullcontext
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.training import step as module
 from stages.training.augmentation import Normalise, TrainingImages, draw_epoch
 from stages.training.recipe import Recipe
 from stages.training.step import Step
@@ -51,25 +48,3 @@ def test_frozen_parameters_stay_as_they_were_unused_ones_need_no_gradient_and_th
     assert set(tensors) == {f"model.{name}" for name in network.state_dict()} | momenta
     assert all(tensors[f"momentum.{name}"].any() for name in changed)  # no copies: as they are after the step
     assert all(tensors[f"model.{name}"].equal(p) for name, p in network.named_parameters())
-
-
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
-def test_a_step_leaves_no_tensor_on_the_host_and_waits_for_none(monkeypatch, name):
-    """Torch's `meta` device stands for a GPU: tensors without values, of which none can be read or meet one of the CPU.
-
-    Its fused SGD has no rate that is a tensor; the stand-in checks what the kernel asks for.
-    """
-    meta, updated = torch.device("meta"), []
-
-    def fused_sgd(parameters, gradients, momenta, lr, **_) -> None:
-        assert {tensor.device for tensors in (parameters, gradients, momenta, [lr]) for tensor in tensors} == {meta}
-        for tensors in zip(parameters, gradients, momenta, strict=True):
-            assert len({(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors}) == 1
-        updated.append(len(parameters))
-
-    monkeypatch.setattr(module, "sgd", fused_sgd)
-    of = recipe(name, augment=augmented(cutout=3))
-    step = stepping(of, fresh(of), meta, nullcontext)
-    step(torch.empty(32, 6, dtype=torch.int64, device=meta))
-    assert updated == [len(list(step.model.parameters()))]
-    assert step.sums.device == meta
