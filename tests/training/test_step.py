@@ -1,6 +1,5 @@
 """One step. Whole trainings of twenty are compared with a plain loop in test_loop.py."""
 
-
 import torch
 from torch import Tensor, nn
 
