@@ -1,9 +1,7 @@
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,32 +31,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def stage() -> Callable[..., subprocess.CompletedProcess]:
     """Run a stage as DVC does, in a process of its own in the current folder, on the CPU.
 
-    With `kill_when`, it is sent a signal as soon as that returns true, unless it has ended before. `environment` is set
-    beside what there is; `PYTHONPATH` says which copy of the project runs.
+    `environment` is set beside what there is; `PYTHONPATH` says which copy of the project runs.
     """
 
-    def run(
-        *command: str,
-        kill_when: Callable[[], bool] | None = None,
-        by: signal.Signals = signal.SIGKILL,
-        **environment: str,
-    ) -> subprocess.CompletedProcess:
-        # A GPU would change what the tests of processes compare, and is not shared among several.
+    def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
+        # A GPU would change what the tests of processes compare, and is not shared among several
         settings = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | environment
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env=os.environ | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        return subprocess.run(
+            [sys.executable, "-m", *command], env=os.environ | settings, capture_output=True, text=True
         )
-        while kill_when and process.poll() is None:
-            if kill_when():
-                process.send_signal(by)
-                break
-            time.sleep(0.0005)
-        out, err = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
 
@@ -80,8 +61,6 @@ def prepare() -> Callable[..., None]:
             sha256="ab" * 32,
             classes=["cat", "dog"],
             image_size=size,
-            test_share=None,
-            validation=0,
             counts=Counts(train=train, test=test, validation=0),
             mean=[0.5, 0.5, 0.5],
             std=[0.29, 0.29, 0.29],

@@ -15,37 +15,24 @@ ROOT = Path(__file__).parents[1]
 
 
 # Parameters of the tests' own, small enough for each training to take a second: a user may have changed params.yaml
-PARAMS = {
-    "seed": 42,
-    "data": {"source": "digits", "path": None, "image_size": 8, "test_share": 0.2, "validation": 0},
-    "train": {
-        "batch_size": 256,
-        "learning_rate": 0.1,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 5e-4,
-        "schedule": "cosine",
-        "warmup_epochs": 0,
-        "label_smoothing": 0,
-        "precision": "auto",
-        "compile": "auto",
-        "keep": "best",
-        "sync_batchnorm": False,
-    },
-    "augment": {"crop_padding": 1, "flip": False, "cutout": 0},
-    "cnn": {"epochs": 1},
-    "resnet": {"epochs": 1, "base_channels": 16, "blocks": [1, 1, 1, 1]},
-    "torchvision": {"name": "mobilenet_v2", "epochs": 1},
-    "ablation": {"weight_decay": 1e-4},
-    "runs": {
-        "cnn": {"model": "cnn", "weight_decay": "train.weight_decay"},
-        "resnet": {"model": "resnet", "weight_decay": "train.weight_decay"},
-        "resnet_ablation": {"model": "resnet", "weight_decay": "ablation.weight_decay"},
-    },
-    "compare": {"model": ["resnet", "cnn"], "weight_decay": ["resnet", "resnet_ablation"]},
-    "study": {"seeds": 5, "margin": 0.003},
-    "launcher": "python",
-}
+PARAMS = yaml.safe_load("""
+seed: 42
+data: {source: digits, path: null, image_size: 8, test_share: 0.2, validation: 0}
+train: {batch_size: 256, learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 5.0e-4, schedule: cosine,
+  warmup_epochs: 0, label_smoothing: 0, precision: auto, compile: auto, keep: best, sync_batchnorm: false}
+augment: {crop_padding: 1, flip: false, cutout: 0}
+cnn: {epochs: 1}
+resnet: {epochs: 1, base_channels: 16, blocks: [1, 1, 1, 1]}
+torchvision: {name: mobilenet_v2, epochs: 1}
+ablation: {weight_decay: 1.0e-4}
+runs:
+  cnn: {model: cnn, weight_decay: train.weight_decay}
+  resnet: {model: resnet, weight_decay: train.weight_decay}
+  resnet_ablation: {model: resnet, weight_decay: ablation.weight_decay}
+compare: {model: [resnet, cnn], weight_decay: [resnet, resnet_ablation]}
+study: {seeds: 5, margin: 0.003}
+launcher: python
+""")
 RUNS = ["cnn", "resnet", "resnet_ablation"]
 TRAININGS = [f"train@{run}" for run in RUNS]
 STAGES = ["download", *TRAININGS, "evaluate", "report"]
@@ -61,9 +48,8 @@ class Clone:
         self.folder = folder
         self.said = ""  # what `make demo` printed here
         tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "DVC_", "MAKE"))
-        }
+        theirs = ("GIT_", "PYTEST", "DVC_", "MAKE")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
         home = folder.with_name(f"{folder.name}-home")
         home.mkdir(exist_ok=True)
         self.env = {
@@ -158,11 +144,8 @@ class Clone:
         """The names of all files that stages have written; plots/seeds.csv is a command's."""
         folders = [self.folder / name for name in ("data", "metrics", "models", "plots", "report")]
         files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
-        return {
-            str(path.relative_to(self.folder))
-            for path in files
-            if path.name not in ("README.md", ".gitignore", "seeds.csv")
-        }
+        others = ("README.md", ".gitignore", "seeds.csv")
+        return {str(path.relative_to(self.folder)) for path in files if path.name not in others}
 
     def results(self) -> dict[str, bytes]:
         """What is the same in each run: all outputs, less times, speeds and the revision of the code."""
