@@ -108,6 +108,19 @@ def test_a_compiled_function_chooses_no_kernel_by_timing(monkeypatch, tmp_path, 
     assert CPU.compiled(abs) is abs
 
 
+BF16 = """
+from stages.training.device import Device, _survives_bf16
+from tests.training.test_step import CPU, ROWS, fresh, recipe, stepping
+step, seen = stepping(recipe(), fresh(recipe()), autocast=Device(CPU.torch, "bf16", False).autocast), []
+step.bare.features[4].register_forward_pre_hook(lambda convolution, inputs: seen.append(inputs[0].dtype))
+print(_survives_bf16() and [step.forward(ROWS[:8])[0].dtype, *seen])
+"""
+
+
+def test_in_bf16_the_input_of_a_convolution_is_bf16_and_the_loss_float32():
+    assert child(BF16).strip() in ("False", "[torch.float32, torch.bfloat16]")  # False: this CPU has no bf16
+
+
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", False)])
 def test_only_deterministic_operations_run_and_tf32_only_where_it_was_chosen(monkeypatch, precision, tf32):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
