@@ -1,5 +1,4 @@
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,16 +18,9 @@ cli.run(main, cli.parser("stage", __doc__))
 """
 
 
-def start(body: str) -> subprocess.Popen:
-    """Start a stage with this body."""
-    command, pipe = [sys.executable, "-c", STAGE.format(body.replace("\n", "\n    "))], subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-
 def run(body: str) -> tuple[int, str, str]:
-    with start(body) as stage:
-        out, err = stage.communicate()
-        return stage.returncode, out, err
+    done = subprocess.run([sys.executable, "-c", STAGE.format(body)], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -52,14 +44,3 @@ def test_a_full_disk_is_told_with_what_is_free(small_disk):
     said = "stage: x: the disk is full: 20 MiB are free; make room and run this again\n"
     assert run(f"os.chdir('{folder}'); files.write_bytes(files.Path('x'), bytes(30 << 20))") == (1, "", said)
     assert list(folder.iterdir()) == []
-
-
-def test_a_second_signal_does_not_disturb_how_the_first_one_ends():
-    tidy = "print('ending', flush=True); sys.stdin.readline(); print('tidied up', flush=True)"
-    with start(f"try:\n    print('ready', flush=True); time.sleep(600)\nfinally:\n    {tidy}") as stage:
-        for line, by in (("ready\n", signal.SIGINT), ("ending\n", signal.SIGTERM)):
-            assert stage.stdout.readline() == line
-            stage.send_signal(by)
-        out, err = stage.communicate("go on\n")
-    said = "stage: stopped (SIGINT); run the same command again to go on\n"
-    assert (stage.returncode, out, err) == (130, "tidied up\n", said)

@@ -8,7 +8,7 @@ from stages.common.errors import UserError
 
 INFO = DatasetInfo(
     name="toys", source="images", sha256="ab" * 32, classes=["a", "b", "c"], image_size=8,
-    counts=Counts(train=7, test=5, validation=0), mean=[0.5] * 3, std=[0.3] * 3,
+    counts=Counts(train=7, test=5, validation=3), mean=[0.5] * 3, std=[0.3] * 3,
 )  # fmt: skip
 
 
@@ -23,23 +23,24 @@ def folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+SPLITS = {"train": split(7), "test": split(5), "validation": split(3)}
+
+
 def test_a_data_set_comes_back_as_it_was_written_with_the_same_bytes_each_time():
-    info = INFO.model_copy(update={"counts": Counts(train=7, test=5, validation=3)})
-    splits = {"train": split(7), "test": split(5), "validation": split(3)}
     written = []
     for _ in range(2):
-        write_dataset(info, splits)
+        write_dataset(INFO, SPLITS)
         written.append({path: path.read_bytes() for path in Path("data").iterdir()})
     assert written[0] == written[1]
-    assert read_info() == info
-    for name, split_ in splits.items():
-        for one, two in zip(read_split(name, info), split_, strict=True):
+    assert read_info() == INFO
+    for name, expected in SPLITS.items():
+        for one, two in zip(read_split(name, INFO), expected, strict=True):
             np.testing.assert_array_equal(one, two, strict=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"flipped", b"other"])
 def test_a_split_that_is_damaged_or_foreign_is_named(content):
-    write_dataset(INFO, {"train": split(7), "test": split(5)})
+    write_dataset(INFO, SPLITS)
     path, test = Path("data/train.npz"), Path("data/test.npz").read_bytes()
     flipped = bytearray(path.read_bytes())
     flipped[len(flipped) // 2] ^= 1

@@ -26,8 +26,7 @@ def test_what_is_printable_stays_white_space_becomes_one_space_and_a_list_has_an
     assert [shown(value) for value in ("café\u202e", [1, None])] == ["'café\\u202e'", "[1, None]"]
     assert printable(" a\n\tb  é × 猫\x00") == "a b é × 猫\\x00"
     assert printable("x" * 60, 60) == "x" * 60
-    assert listed(list("abcde")) == "a; b; c; d; e"
-    assert listed(list("abcdefg")) == "a; b; c; d; e; and 2 more"
+    assert [listed(list(of)) for of in ("abcde", "abcdefg")] == ["a; b; c; d; e", "a; b; c; d; e; and 2 more"]
 
 
 def test_a_problem_names_its_key_its_value_and_what_is_allowed_or_known():

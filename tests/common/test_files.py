@@ -94,10 +94,8 @@ def test_any_name_of_a_class_comes_back_as_the_text_it_was(rows):
 def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
     code = "from pathlib import Path; from stages.common.files import locked\n"
     code += "with locked(Path('folder/lock'), 'held'): print('held', flush=True); input()"
-    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, cwd=tmp_path, env=environment
-    ) as first:
+    command, pipe, environment = [sys.executable, "-c", code], subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tmp_path, env=environment) as first:
         assert first.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=r"^held by another$"), locked(tmp_path / "folder/lock", "held by another"):
             pass

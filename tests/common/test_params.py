@@ -43,34 +43,28 @@ def test_the_projects_parameters_are_valid():
         {"augment.crop_padding": 4, "augment.cutout": 8}, {"study.margin": 0}, {"compare": {}}, {"torchvision": ...},
         {"ablation.2": 0.5, "runs.w-2": {"model": "cnn", "weight_decay": "ablation.2"}, "compare.x_1": ["w-2", "cnn"]},
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_is_allowed_is_taken_as_it_is(tmp_path, changes):
     assert loaded(changed(changes), tmp_path).model_dump() == changed(changes)
 
 
-REFUSED = [
-    ({"seed": True}, "seed = True: must be a valid integer"), ({"seed": 1.5}, "integer"),
-    ({"seed": ...}, "seed is missing"), ({"seed": 2**63}, "less than"), ({"data.path": ""}, "at least 1 character"),
-    ({"data.source": "mnist"}, "data.source = 'mnist': must be 'cifar10', 'cifar100', 'images' or 'digits'"),
-    ({"data.image_size": 513}, "less than or equal to 512"), ({"train.batch_size": 1}, "greater than or equal to 2"),
-    ({"train.learning_rate": math.inf}, "finite"), ({"train.learning_rate": 0}, "greater than 0"),
-    ({"train.compile": 2}, "'auto', True or False"), ({"train.nesterov": 1}, "boolean"),
-    ({"train.wait_decay": 1}, "train.wait_decay is unknown; known here: batch_size, learning_rate, momentum"),
-    ({"ablation.weight_decay": 1.0}, "less than 1"), ({"runs": {}}, "at least 1 item"),
-    ({"runs": {"../x": {}}}, "pattern"), ({"cnn": 3}, "cnn = 3: must be a valid dictionary"),
-    ({"data.source": "images"}, "data.path = None: must name a folder, a tar or a zip of images when data."),
-    ({"train.nesterov": True, "train.momentum": 0.0}, "nesterov needs a momentum above 0"),
-    ({"augment.crop_padding": 5}, "augment.crop_padding = 5: must be at most 4 where data.image_size is 8"),
-    ({"vit": {"epochs": 1}}, "vit is unknown; known here: seed, data, train, augment, study, ablation, runs, "),
-    ({"runs.cnn.model": "seed"}, "runs.cnn.model = 'seed' is not there; there is cnn, resnet, t"),
-    ({"runs.cnn.weight_decay": "train.momentum"}, "runs.cnn.weight_decay = 'train.momentum' is not there; there "
-     "is train.weight_decay, ablation.weight_decay"),
-    ({"compare.model": ["resnet", "vit"]}, "compare.model = ['resnet', 'vit']: must name two runs of cnn, resnet, r"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=str)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": True}, "seed = True: must be a valid integer"), ({"seed": ...}, "seed is missing"),
+        ({"data.path": ""}, "at least 1 character"), ({"seed": 2**63}, "less"), ({"runs": {"../x": 1}}, "pattern"),
+        ({"data.source": "mnist"}, "data.source = 'mnist': must be 'cifar10', 'cifar100', 'images' or 'digits'"),
+        ({"train.batch_size": 1}, "greater than or equal to 2"), ({"train.learning_rate": math.inf}, "finite"),
+        ({"train.compile": 2}, "'auto', True or False"), ({"train.nesterov": 1}, "boolean"), ({"runs": {}}, "1 item"),
+        ({"train.wait_decay": 1}, "train.wait_decay is unknown; known here: batch_size, learning_rate, momentum"),
+        ({"data.source": "images"}, "data.path = None: must name a folder, a tar or a zip of images when data."),
+        ({"train.nesterov": True, "train.momentum": 0.0}, "nesterov needs a momentum above 0"),
+        ({"augment.crop_padding": 5}, "augment.crop_padding = 5: must be at most 4 where data.image_size is 8"),
+        ({"runs.cnn.model": "seed"}, "runs.cnn.model = 'seed' is not there; there is cnn, resnet, t"),
+        ({"runs.cnn.weight_decay": "train.momentum"}, "is train.weight_decay, ablation.weight_decay"),
+        ({"compare.model": ["resnet", "vit"]}, "compare.model = ['resnet', 'vit']: must name two runs of cnn, "),
+    ],
+)  # fmt: skip
 def test_a_bad_value_is_refused_by_file_key_value_and_what_is_allowed(tmp_path, changes, message):
     with pytest.raises(UserError) as error:
         loaded(changed(changes), tmp_path)

@@ -20,18 +20,13 @@ def written_out(x: Tensor, weights: dict[str, Tensor], statistics: dict[str, Ten
     return x.mean((2, 3)) @ weights["fc.weight"].T + weights["fc.bias"]
 
 
-def spread(network: nn.Module) -> nn.Module:
-    """Give every weight and statistic of the normalisations a value of its own."""
+@pytest.mark.parametrize(("size", "training"), [(32, True), (9, False)])
+def test_outputs_gradients_and_statistics_are_those_of_the_network_written_out(size, training):
     torch.manual_seed(0)
+    network = build(SETTINGS, 7).double().train(training)
     for tensor in network.state_dict().values():
         if tensor.ndim == 1:
             tensor.copy_(torch.rand(tensor.shape) + 0.5)
-    return network.double()
-
-
-@pytest.mark.parametrize(("size", "training"), [(32, True), (9, False)])
-def test_outputs_gradients_and_statistics_are_those_of_the_network_written_out(size, training):
-    network = spread(build(SETTINGS, 7)).train(training)
     weights = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
     statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
     x = torch.randn(4, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -46,10 +41,6 @@ def test_outputs_gradients_and_statistics_are_those_of_the_network_written_out(s
             torch.testing.assert_close(buffer, statistics[name], rtol=0, atol=1e-9)
 
 
-def test_it_has_the_notebooks_parameters_and_a_title():
-    assert (sum(p.numel() for p in build(SETTINGS, 10).parameters()), SETTINGS.title) == (391_946, "Simple CNN")
-
-
 def test_it_starts_from_torchs_distributions():
     """Uniform within one over the root of the fan-in (LeCun et al. 1998), normalisation by 1 and 0."""
     torch.manual_seed(0)
@@ -59,5 +50,4 @@ def test_it_starts_from_torchs_distributions():
             for values in (module.weight, module.bias):
                 assert kstest(values.detach().flatten().numpy(), "uniform", (-bound, 2 * bound)).pvalue > 1e-4
         elif isinstance(module, nn.BatchNorm2d):
-            assert (module.weight == 1).all()
-            assert (module.bias == 0).all()
+            assert not torch.cat([module.weight - 1, module.bias]).any()

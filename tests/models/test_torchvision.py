@@ -8,10 +8,7 @@ from stages.models.torchvision import Settings, build
 
 def test_any_classification_network_is_built_by_its_name_from_fresh_weights():
     network = build(Settings(name="mobilenet_v2", epochs=1), 7)
-    reference = models.mobilenet_v2(num_classes=7)
-    assert {name: t.shape for name, t in network.state_dict().items()} == {
-        name: t.shape for name, t in reference.state_dict().items()
-    }
+    network.load_state_dict(models.mobilenet_v2(num_classes=7).state_dict())
     assert network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert Settings(name="mobilenet_v2", epochs=1).title == "mobilenet_v2"
 

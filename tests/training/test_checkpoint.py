@@ -1,14 +1,11 @@
-import hashlib
-import json
 import random
 from pathlib import Path
 
 import pytest
-import safetensors
 import torch
 
 from stages.training import checkpoint as module
-from stages.training.checkpoint import FOLDER, Checkpoint, State, from_bytes, is_stored, to_bytes
+from stages.training.checkpoint import FOLDER, Checkpoint, State, from_bytes, to_bytes
 from tests.training.toys import same
 
 FINGERPRINT = {"parameters": "p", "data": "d", "code": "c", "device": "cpu"}
@@ -17,11 +14,8 @@ PATH = FOLDER / "toy.safetensors"
 
 def some_state(epochs: int = 2) -> State:
     torch.manual_seed(epochs)
-    weights = {
-        "conv.weight": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last),
-        "half": torch.randn(5).bfloat16(),
-        "bn.num_batches_tracked": torch.tensor(7),
-    }
+    weights = {"conv": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)}
+    weights |= {"half": torch.randn(5).bfloat16(), "num_batches_tracked": torch.tensor(7)}
     tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
     history = [{"epoch": i, "train_loss": 0.1 + 0.2, "test_accuracy": 1 / i} for i in range(1, epochs + 1)]
     return State(tensors, history, {name: 2 * tensor for name, tensor in weights.items()}, 12.5, 11.25)
@@ -45,11 +39,6 @@ def test_the_state_loaded_is_the_one_saved_and_without_one_there_is_nothing_to_s
     assert (loaded.seconds, loaded.training_seconds, capsys.readouterr().out) == (12.5, 11.25, "")
 
 
-def test_the_best_epoch_is_the_first_of_the_highest_accuracy_on_validation_images_if_there_are_any():
-    history = [{"epoch": i, "validation_accuracy": value} for i, value in enumerate([0.2, 0.6, 0.6, 0.4])]
-    assert State({}, history).best["epoch"] == 1
-
-
 @pytest.mark.parametrize("changed", [["data"], ["parameters", "code", "device"]])
 def test_a_checkpoint_with_another_fingerprint_is_not_used_and_of_other_devices_is_and_both_are_said(capsys, changed):
     checkpoint().save(some_state(), finished=True)
@@ -60,7 +49,7 @@ def test_a_checkpoint_with_another_fingerprint_is_not_used_and_of_other_devices_
     assert capsys.readouterr().out.startswith(f"{PATH}: begun on CPU, 2 threads, resumed on 2 × CPU, 1 thread:")
 
 
-def test_a_checkpoint_is_due_when_fifty_times_the_last_ones_duration_has_passed(monkeypatch):
+def test_a_checkpoint_is_due_when_fifty_times_the_last_ones_duration_has_passed(monkeypatch, capsys):
     """A stand-in clock, and a stand-in for a write, which takes two seconds, also where the disk is full."""
     now, written = [0.0], []
 
@@ -77,12 +66,7 @@ def test_a_checkpoint_is_due_when_fifty_times_the_last_ones_duration_has_passed(
         writing.save(some_state(epoch), finished=False)
     writing.save(some_state(6), finished=True)
     assert written == [1, 3, 5, 6]
-
-
-def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_no_training(capsys):
-    Path(".cache").write_text("a file, so that no folder can be made")
-    checkpoint().save(some_state(), finished=True)
-    assert capsys.readouterr().out.startswith(f"{PATH}: no checkpoint (Not a directory, 0 MiB are needed)")
+    assert capsys.readouterr().out.startswith(f"{PATH}: no checkpoint (No space left on device, 0 MiB are needed)")
 
 
 def test_any_flipped_bit_is_found_or_means_nothing(capsys):
@@ -99,30 +83,10 @@ def test_any_flipped_bit_is_found_or_means_nothing(capsys):
     assert found > 180
 
 
-@pytest.mark.parametrize("content", [b"", to_bytes({}, {})[:-1], b"\x02" + bytes(7) + b"[]"], ids=str)
+@pytest.mark.parametrize("content", [b"", to_bytes({}, {})[:-1], b"\x02" + bytes(7) + b"[]"])
 def test_a_file_that_is_no_checkpoint_is_named_and_not_used(capsys, content):
     FOLDER.mkdir(parents=True)
     PATH.write_bytes(content)
     assert checkpoint().load() is None
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{PATH}: starting from epoch 1, because this checkpoint is no safetensors file")
-
-
-def test_a_file_depends_on_card_and_tensors_alone_and_is_read_by_safetensors():
-    card, tensors = {"a": 1, "b": [0.1 + 0.2, "×"]}, some_state().tensors
-    content = to_bytes(card, tensors)
-    assert to_bytes(card, dict(reversed([(name, tensor.clone()) for name, tensor in tensors.items()]))) == content
-    assert from_bytes(content)[0] == card
-    Path("x.safetensors").write_bytes(content)
-    with safetensors.safe_open("x.safetensors", framework="pt") as file:
-        assert list(file.metadata()) == ["card"]  # several entries would come in random order
-        assert json.loads(file.metadata()["card"]).keys() == {"a", "b", "sha256"}
-        for name, tensor in tensors.items():
-            torch.testing.assert_close(file.get_tensor(name), tensor, rtol=0, atol=0)
-
-
-def test_a_model_is_stored_once_its_md5_is_in_dvcs_lock():
-    assert not is_stored(b"model")
-    Path("dvc.lock").write_text(f"outs:\n- path: x\n  md5: {hashlib.md5(b'model').hexdigest()}\n")
-    assert is_stored(b"model")
-    assert not is_stored(b"another")

@@ -20,10 +20,7 @@ DATA = dataset()
 
 
 class Graph(TorchDispatchMode):
-    """The twin of torch.cuda.CUDAGraph: operations without the Python between them, on tensors that stay in place.
-
-    Random operations draw from the CPU's generator when they are replayed, as those of a real graph do from the GPU's.
-    """
+    """The twin of torch.cuda.CUDAGraph: operations without the Python between them, on tensors that stay in place."""
 
     def __init__(self):
         super().__init__()
@@ -102,14 +99,12 @@ def test_each_shape_is_captured_once_after_a_warm_up_on_the_same_side_stream_and
 
     graphed, captured = GraphedFunction(function, []), []
     arguments = [torch.arange(count) + 10 * number for number, count in enumerate((3, 2, 3, 2))]
-    kept = [argument.clone() for argument in arguments]
     for argument in arguments:
         LOG.clear()
         assert graphed(argument).equal(argument + 1)
         captured.append([step for step, _ in itertools.groupby(LOG)])
     first = ["side waits for main", "call on side", "main waits for side", "capture", "call on side", "replay"]
     assert captured == [first, first, ["replay"], ["replay"]]
-    assert all(argument.equal(old) for argument, old in zip(arguments, kept, strict=True))
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -149,6 +144,7 @@ def test_a_training_by_replays_has_the_bytes_of_an_eager_one(name):
 
 
 def test_one_process_on_a_gpu_captures_and_no_other():
-    for place, processes in (("cuda", 1), ("cuda", 2), ("cpu", 1)):
-        device = Device(torch.device(place), "fp32", compile=False, processes=Processes(0, processes))
-        assert isinstance(device.graphed(torch.neg, []), GraphedFunction) == ((place, processes) == ("cuda", 1))
+    devices = [
+        Device(torch.device(p), "fp32", False, Processes(0, n)) for p, n in (("cuda", 1), ("cuda", 2), ("cpu", 1))
+    ]
+    assert [isinstance(device.graphed(torch.neg, []), GraphedFunction) for device in devices] == [True, False, False]

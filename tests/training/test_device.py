@@ -108,6 +108,11 @@ def test_a_compiled_function_chooses_no_kernel_by_timing(monkeypatch, tmp_path, 
     assert CPU.compiled(abs) is abs
 
 
+def test_autocast_has_no_cache_that_a_captured_graph_would_take_for_constants():
+    with Device(CPU.torch, "bf16", False).autocast():
+        assert (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()) == (True, False)
+
+
 BF16 = """
 from stages.training.device import Device, _survives_bf16
 from tests.training.test_step import CPU, ROWS, fresh, recipe, stepping
@@ -133,14 +138,6 @@ def test_only_deterministic_operations_run_and_tf32_only_where_it_was_chosen(mon
     with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
         torch.zeros(4).put_(torch.tensor([1, 1]), torch.tensor([1.0, 2.0]), accumulate=False)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-
-
-def test_in_bf16_the_forward_pass_is_autocast_without_a_cache_that_a_captured_graph_would_take_for_constants():
-    assert Device(CPU.torch, "bf16", False).autocast().fast_dtype == torch.bfloat16
-    with Device(CPU.torch, "bf16", False).autocast():
-        assert (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()) == (True, False)
-    with CPU.autocast():
-        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_what_trainings_must_share_to_resume_holds_precision_compilation_and_the_instruction_set(monkeypatch):

@@ -3,27 +3,19 @@
 import os
 import subprocess
 import sys
-from argparse import Namespace
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages import train
 from stages.common.errors import UserError
-from stages.common.files import sha256
-from stages.training import distributed as module
 from stages.training.device import Device
 from stages.training.distributed import Processes, check_processes, joined_processes
 from tests.training.test_step import ROWS, stepping
 from tests.training.toys import CPU, dataset, fresh, recipe, states
 
-ROOT = Path(__file__).parents[2]
 PLAIN = recipe(epochs=2, keep="last")
 
 
@@ -80,9 +72,9 @@ def main(folder: Path) -> None:
 def both(tmp_path_factory) -> list[dict]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("both")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, *launcher, __file__, folder], env=environment, check=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, folder]
+    settings = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(command, env=os.environ | settings, check=True)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -130,50 +122,6 @@ def test_the_shards_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_mean
     shares = [Processes(rank, count).shard(values) for rank in range(count)]
     assert torch.cat([share for share, weight in shares if weight]).equal(values)
     assert sum(share.mean() * weight for share, weight in shares) / count == pytest.approx(values.mean())
-
-
-def test_processes_that_end_with_different_weights_are_a_bug_and_write_nothing(workspace, monkeypatch):
-    """A stand-in for the training and for the other process."""
-    monkeypatch.setattr(train, "joined_processes", lambda: nullcontext(Processes(0, 2)))
-    monkeypatch.setattr(train, "train_run", Mock())
-    monkeypatch.setattr(train, "to_model_file", lambda *_: b"mine")
-    other = {"weights": sha256(b"another's")}
-    monkeypatch.setattr(dist, "all_gather_object", lambda gathered, values: gathered.__setitem__(1, other))
-    with pytest.raises(RuntimeError, match=r"^the 2 processes ended with different weights$"):
-        train.main(Namespace(run="cnn"))
-    assert not Path("models").exists()
-
-
-@pytest.fixture
-def group(monkeypatch) -> list:
-    """A stand-in for torchrun on a machine with two GPUs: what is done with NCCL's group and the GPU."""
-    environment = {"WORLD_SIZE": 4, "RANK": 3, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "x"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, str(value))
-    calls: list = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
-    monkeypatch.setattr(dist, "init_process_group", lambda *args, **options: calls.append((*args, options)))
-    monkeypatch.setattr(dist, "get_rank", lambda: 3)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
-    return calls
-
-
-def test_a_process_takes_the_gpu_of_its_place_on_its_machine_and_leaves_unless_there_was_an_error(group, monkeypatch):
-    gpu = torch.device("cuda", 1)
-    joined = [gpu, ("nccl", {"timeout": module.TIMEOUT, "device_id": gpu})]
-    with joined_processes() as processes:
-        assert (processes, group) == (Processes(3, 4, 1), joined)
-    with pytest.raises(UserError, match="another process ended"), joined_processes():
-        raise dist.DistBackendError("NCCL communicator was aborted")
-    with pytest.raises(RuntimeError, match=r"^a bug$"), joined_processes():
-        raise RuntimeError("a bug")
-    assert group == [*joined, "left", *joined, *joined]
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    refused = pytest.raises(UserError, match="launcher: starts 4 processes on this machine, which has 2 GPUs")
-    with refused, joined_processes():
-        pass
 
 
 @pytest.mark.parametrize("environment", [{"WORLD_SIZE": "8"}, {"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}])

@@ -11,22 +11,22 @@ from torchvision.transforms.v2 import functional as vision
 
 from stages.common.dataset import Dataset
 from stages.common.errors import UserError
-from stages.train import timing
 from stages.training import loop
 from stages.training.augmentation import Draws, Normalise, TrainingImages, draw_epoch
 from stages.training.checkpoint import State, from_bytes, to_bytes
 from stages.training.device import Device, choose_device
 from stages.training.distributed import Processes
-from stages.training.loop import predict, train
+from stages.training.loop import predict
 from tests.training.test_step import ROWS, stepping
 from tests.training.toys import CPU, MEAN, STD, augmented, dataset, dropping, fresh, recipe, same, states
 
 DATA = dataset()
 
 
-@pytest.fixture(
-    params=["cpu", *(pytest.param(name, marks=pytest.mark.cuda) for name in ("fp32", "bf16", "bf16 compiled"))]
-)
+ON_GPU = [pytest.param(name, marks=pytest.mark.cuda) for name in ("fp32", "bf16", "bf16 compiled")]
+
+
+@pytest.fixture(params=["cpu", *ON_GPU])
 def device(request) -> Device:
     """The CPU, and where there is a GPU, it in every way that it is used."""
     precision, _, compiled = request.param.partition(" ")
@@ -83,14 +83,12 @@ def plain_training(
 
 @pytest.mark.parametrize(
     ("held_out", "keep", "cutout", "usual"),
-    [
-        ("test", "best", 0, {"schedule": "cosine", "warmup_epochs": 0, "nesterov": False, "label_smoothing": 0.0}),
-        ("validation", "last", 3, {"schedule": "step", "warmup_epochs": 1, "nesterov": True, "label_smoothing": 0.2}),
-    ],
+    [("test", "best", 0, ["cosine", 0, False, 0.0]), ("validation", "last", 3, ["step", 1, True, 0.2])],
 )
 def test_twenty_steps_are_those_of_a_plain_loop(held_out, keep, cutout, usual):
     """Five steps an epoch, the last of six images; losses, accuracies, rates, and the weights and statistics kept."""
-    data = dataset(validation=held_out == "validation")
+    names = ["schedule", "warmup_epochs", "nesterov", "label_smoothing"]
+    data, usual = dataset(validation=held_out == "validation"), dict(zip(names, usual, strict=True))
     changes = {"batch_size": 16, "learning_rate": 0.05, "momentum": 0.8, "weight_decay": 1e-2, "keep": keep}
     of = recipe(epochs=4, seed=5, augment=augmented(2, True, cutout), **changes, **usual)
     ours = states(exact(), data, of)[-1]
@@ -173,24 +171,6 @@ def test_dropout_has_other_masks_in_each_seed_epoch_and_process():
         network = Outputs(lambda x: (drawn.extend([tuple(torch.rand(4).tolist())] * network.training), x)[1])  # noqa: B023
         states(network, DATA, recipe(seed=seed), Device(CPU.torch, "fp32", False, Together(rank, 2)))
     assert len(set(drawn)) == len(drawn) == 4 * 2 * 2 * 3  # three batches in each of two epochs
-
-
-def test_seconds_count_testing_and_images_a_second_do_not_also_after_a_resume(monkeypatch):
-    """A stand-in clock: two seconds of training an epoch, one of testing, five in which the caller keeps the state."""
-    now, of, seen = [100.0], recipe(epochs=3), []
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
-
-    def passing(seconds: float, result: object) -> object:
-        now[0] += seconds
-        return result
-
-    monkeypatch.setattr(loop, "predict", lambda forward, images: passing(1, torch.zeros(50, 4)))
-    for state in train(fresh(of), DATA, of, CPU, None, lambda batches: passing(2, batches)):
-        seen.append(passing(5, copy.deepcopy(state)))
-    assert [(state.training_seconds, state.seconds) for state in seen] == [(2, 3), (4, 11), (6, 19)]
-    (*_, last) = states(fresh(of), DATA, of, resumed=seen[0], watch=lambda batches: passing(2, batches))
-    told = timing(last, 70, CPU)
-    assert (last.training_seconds, told["train_seconds"], told["images_per_second"]) == (6, 9, 35)
 
 
 def test_whole_batches_are_compiled_and_the_capture_knows_all_that_a_step_changes():

@@ -26,11 +26,9 @@ def params(**sections: dict) -> Params:
 @pytest.mark.parametrize("schedule", ["cosine", "step"])
 def test_learning_rates_are_those_of_torchs_schedulers(schedule, epochs, warmup):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    if schedule == "cosine":
-        scheduler = lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
-    else:  # a single epoch has the full rate, and each drop is an epoch away from the start
-        milestones = [max(1, epochs // 2), max(1, 3 * epochs // 4)]
-        scheduler = lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    scheduler = lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+    if schedule == "step":  # a single epoch has the full rate, and each drop is an epoch away from the start
+        scheduler = lr_scheduler.MultiStepLR(optimizer, [max(1, epochs // 2), max(1, 3 * epochs // 4)], gamma=0.1)
     if warmup:
         rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), 1.0, total_iters=warmup)
         scheduler = lr_scheduler.SequentialLR(optimizer, [rise, scheduler], milestones=[warmup])

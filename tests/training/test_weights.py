@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stages.common.errors import UserError
 from stages.training import checkpoint
@@ -19,12 +19,6 @@ def trained(of: Recipe = CARD.recipe) -> nn.Module:
     for name, buffer in network.named_buffers():
         buffer.add_(0.25 if "mean" in name else 1)
     return network.eval()
-
-
-def logits(network: nn.Module, images: np.ndarray) -> Tensor:
-    x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    with torch.no_grad():
-        return network((x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).double()
 
 
 def changed(change=lambda weights: None, **recipe_changes: object) -> bytes:
@@ -48,7 +42,9 @@ def test_card_weights_and_statistics_come_back_from_the_file(tmp_path, name):
 
 
 def test_probabilities_are_the_softmax_of_the_networks_logits_on_normalised_images_in_fp32():
-    classifier, expected = parse_model(CONTENT, "x"), logits(trained(), DATA.held_out.images)
+    classifier, x = parse_model(CONTENT, "x"), torch.from_numpy(DATA.held_out.images) / 255
+    x = (x - torch.tensor(MEAN)) / torch.tensor(STD)
+    expected = trained()(x.permute(0, 3, 1, 2)).detach().double()
     log, shares = (f(DATA.held_out.images) for f in (classifier.log_probabilities, classifier.probabilities))
     torch.testing.assert_close(torch.from_numpy(log), expected.log_softmax(1), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.from_numpy(shares), expected.softmax(1), atol=1e-6, rtol=0)

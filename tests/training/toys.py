@@ -44,17 +44,8 @@ def dataset(train: int = 70, test: int = 50, size: int = 8, classes: int = 4, va
         return Split(images, labels, np.arange(count).astype(str))
 
     counts = Counts(train=train, test=test, validation=test if validation else 0)
-    names = [f"class {number}" for number in range(classes)]
-    info = DatasetInfo(
-        name="toys",
-        source="images",
-        sha256="ab" * 32,
-        classes=names,
-        image_size=size,
-        counts=counts,
-        mean=MEAN,
-        std=STD,
-    )
+    about = {"name": "toys", "source": "images", "sha256": "ab" * 32, "image_size": size, "mean": MEAN, "std": STD}
+    info = DatasetInfo(**about, counts=counts, classes=[f"class {number}" for number in range(classes)])
     return Dataset(info, split(train), split(test))
 
 
