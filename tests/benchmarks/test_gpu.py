@@ -10,7 +10,6 @@ from torch import nn
 
 from benchmarks.core import Core
 from benchmarks.gpu import parts
-from benchmarks.gpu.session import prepare
 from benchmarks.gpu.steps import VARIANTS, LeavesStep, PaddedStem, folded
 from stages.models.resnet import Settings, build
 from stages.training.step import Step
@@ -19,18 +18,14 @@ from tests.training import toys
 ROOT = Path(__file__).parents[2]
 
 
-def run(tmp_path: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
-    """Run the command where there is no DVC, as on a lent machine; it writes gpu.md."""
-    (tmp_path / "without").mkdir(exist_ok=True)
-    (tmp_path / "without/dvc.py").write_text("raise ModuleNotFoundError('there is no dvc here')")
-    command = [sys.executable, "-m", "benchmarks.gpu", "--output", tmp_path / "gpu.md", *arguments]
-    paths = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{tmp_path / 'without'}{os.pathsep}{ROOT}"}
-    return subprocess.run([*map(str, command)], env=os.environ | paths, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("names", [["replay", "evaluation"], pytest.param(list(parts.PARTS), marks=pytest.mark.slow)])
 def test_each_part_of_a_rehearsal_without_dvc_is_done_and_writes_a_table(tmp_path, names):
-    done = run(tmp_path, "--rehearse", "--minutes", "30", "--only", *names)
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/dvc.py").write_text("raise ModuleNotFoundError('there is no dvc here')")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(tmp_path / "gpu.md"), "--rehearse"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{tmp_path / 'without'}{os.pathsep}{ROOT}"}
+    command += ["--minutes", "30", "--only", *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     _, *sections, outcomes = re.split(r"^## .*$", (tmp_path / "gpu.md").read_text(), flags=re.M)
     assert re.findall(r"^\| (\w+) \| done \|", outcomes, re.M) == names
@@ -41,15 +36,6 @@ def test_each_part_of_a_rehearsal_without_dvc_is_done_and_writes_a_table(tmp_pat
         assert re.search(rf"^\| {name} \|.*\| [0-9a-f]{{8}} \|$", done.stdout, re.M), done.stdout
     digests = re.findall(r"^\| (?:again|killed and resumed) \|.*\| ([0-9a-f]{16}) \|$", done.stdout, re.M)
     assert (len(digests), len(set(digests))) == ((2, 1) if "bytes" in names else (0, 0))
-
-
-@pytest.mark.slow
-def test_a_part_that_fails_is_recorded_and_the_next_one_runs(tmp_path):
-    prepare(tmp_path, None, rehearse=True)
-    (tmp_path / "data/train.npz").write_bytes(b"damaged")
-    done = run(tmp_path, "--rehearse", "--only", "profile", "evaluation", "--data", tmp_path / "data")
-    assert (done.returncode, "not done: profile (failed), evaluation (failed); see" in done.stderr) == (1, True)
-    assert (tmp_path / "gpu.md").read_text().count("UserError: data/train.npz: cannot be read") == 2
 
 
 def test_padded_stem_and_folded_model_give_the_values_of_the_model():

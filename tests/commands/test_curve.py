@@ -41,13 +41,11 @@ def test_each_training_that_differs_in_the_parameter_and_the_seed_is_a_dot_once(
 
 
 def test_values_that_are_no_numbers_are_texts_and_a_parameter_that_shows_nothing_is_refused():
-    for own, other in ("auto", True), ([2, 2], [1, 1]):
-        dots = curve.dots_of(trainings(training("cnn", 0.6, train__compile=other), train__compile=own), "train.compile")
-        assert {*dots.value} == {str(own), str(other)}
-        assert curve.draw(dots, "train.compile").axes[0].get_xscale() == "linear"
-    for parameter in "train.weight-decay", "train.momentum":
-        with pytest.raises(UserError, match=f"^'{parameter}' has no two values in the experiments"):
-            curve.dots_of(trainings(), parameter)
+    dots = curve.dots_of(trainings(training("cnn", 0.6, train__compile=True), train__compile="auto"), "train.compile")
+    assert {*dots.value} == {"auto", "True"}
+    assert curve.draw(dots, "train.compile").axes[0].get_xscale() == "linear"
+    with pytest.raises(UserError, match=r"^'train\.momentum' has no two values in the experiments"):
+        curve.dots_of(trainings(), "train.momentum")
 
 
 @pytest.mark.parametrize(("values", "scale"), [([1e-5, 1e-3], "log"), ([1e-4, 3e-4], "linear"), ([0, 1e-3], "linear")])

@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.commands.seeds import read_trainings
-from stages.common.errors import UserError
 from stages.evaluation.metrics import Evaluation
 from stages.evaluation.significance import compare_recipes
 from stages.reporting.results import recipe_digest
@@ -75,9 +73,3 @@ def test_an_experiment_whose_results_are_gone_is_named(study):
     done = study.attempt("python", "-m", "stages.commands.seeds", "--missing")
     assert done.stdout == "44,45,46,47\n"  # which make reads
     assert done.stderr == "Passed over, since DVC lacks their results: whole\n"
-
-
-def test_a_folder_without_results_is_told_to_make_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^no results here \(.*\); run `dvc repro`$"):
-        read_trainings()

@@ -8,9 +8,7 @@ import socket
 import tarfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -54,12 +52,10 @@ DIGESTS = {kind: hashlib.sha256(archive).hexdigest() for kind, (archive, _) in B
 ARCHIVE, PART = BUILT["cifar10"][0], BUILT["cifar10"][0][:100_000]
 
 
-def send(handler, content: bytes = ARCHIVE, status: int = 200, pause: float = 0):
+def send(handler, content: bytes = ARCHIVE, status: int = 200):
     handler.send_response(status)
     handler.end_headers()
-    for start in range(0, len(content), 65_536):
-        handler.wfile.write(content[start : start + 65_536])
-        time.sleep(pause)
+    handler.wfile.write(content)
 
 
 @pytest.fixture
@@ -111,14 +107,6 @@ def test_an_archive_is_downloaded_once_for_all_experiments_and_kept_for_the_user
         check("cifar10", read_source(data))
     said = f"downloading {address}cifar-10-python.tar.gz to {hub}/cifar-10-python.tar.gz\n"
     assert (capsys.readouterr().out, requests) == (said, ["/cifar-10-python.tar.gz"])
-    assert [path.name for path in hub.iterdir()] == ["cifar-10-python.tar.gz"]
-
-
-def test_two_downloads_at_once_do_not_disturb_each_other(hub, serve):
-    serve(partial(send, pause=0.2))
-    with ThreadPoolExecutor() as threads:
-        for source in threads.map(cifar.read, ["cifar10"] * 2, [None] * 2, [32] * 2):
-            check("cifar10", source)
     assert [path.name for path in hub.iterdir()] == ["cifar-10-python.tar.gz"]
 
 

@@ -3,16 +3,12 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import log_softmax, softmax
-from sklearn.metrics import log_loss
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from stages.evaluation import metrics
-from stages.evaluation.metrics import TestResult, compare, suspects
+from stages.evaluation.metrics import TestResult, suspects
 
 CLASSES = ["cat", "dog", "frog"]
-RECIPE = {"run": "r", "seed": 7, "train": {"keep": "best", "learning_rate": 0.1}, "augment": {"cutout": None}}
+RECIPE = {"train": {"keep": "best"}}
 
 
 def result(true: list[int], probabilities: list[list[float]], run: str = "r") -> TestResult:
@@ -27,30 +23,6 @@ def answering(correct: list[int], run: str) -> TestResult:
 def history(prefix: str = "test") -> pd.DataFrame:
     figures = {f"{prefix}_accuracy": [0.5, 0.8, 0.8, 0.7], "generalization_gap": [0.1, 0.02, 0.03, 0.25]}
     return pd.DataFrame({"epoch": [1, 2, 3, 4], "train_accuracy": [0.6, 0.82, 0.83, 0.95], **figures})
-
-
-@pytest.fixture
-def tested() -> TestResult:
-    random = np.random.default_rng(1)
-    logits = 3 * random.standard_normal((400, 3))
-    true = (logits / 2 + random.gumbel(size=(400, 3))).argmax(1)  # so twice too sure of itself
-    return TestResult("r", true, log_softmax(logits, axis=1), CLASSES, np.arange(400).astype(str))
-
-
-def test_the_figures_of_a_run_are_those_of_other_libraries(tested):
-    summary = tested.summary(RECIPE, "Simple CNN", 391_946, history())
-    logs, probabilities = tested.log_probabilities, np.exp(tested.log_probabilities)
-    right = int((probabilities.argmax(1) == tested.true).sum())
-    assert (summary.recipe, summary.title, summary.parameters) == (RECIPE, "Simple CNN", 391_946)
-    assert summary.accuracy == right / 400
-    assert summary.interval == pytest.approx(proportion_confint(right, 400, method="wilson"))
-    assert summary.top2 == (probabilities.argmin(1) != tested.true).mean()
-    assert summary.loss == pytest.approx(log_loss(tested.true, probabilities))
-    best = summary.temperature
-    assert best == pytest.approx(2, rel=0.15)
-    colder, found, hotter = (log_loss(tested.true, softmax(logs / (best * factor), 1)) for factor in (0.99, 1, 1.01))
-    assert found < min(colder, hotter)
-    assert best == pytest.approx(metrics.best_temperature(tested.true, logs + 3))
 
 
 def test_calibration_in_the_figures_of_a_run_by_hand():
@@ -124,21 +96,6 @@ def test_predictions_and_confidences_are_tables():
     assert predictions.confidence.tolist() == pytest.approx([0.7, 0.8])
     assert list(bins) == ["run", "lower", "upper", "images", "confidence", "accuracy"]
     assert (bins.run.tolist(), bins.accuracy.tolist(), bins.images.tolist()) == (["r", "r"], [0, 1], [1, 1])
-
-
-def test_pairs_are_compared_and_adjusted_together():
-    """A against b: 9 and 2 images alone; a against c: 1 and 0. The smaller p counts twice."""
-    one, two, three = [1] * 9 + [0] * 2 + [1] * 8 + [0], [0] * 9 + [1] * 10 + [0], [1] * 8 + [0] * 3 + [1] * 8 + [0]
-    results = {run: answering(correct, run) for run, correct in (("a", one), ("b", two), ("c", three))}
-    found = compare(results, {"wide": ["a", "b"], "deep": ["c", "a"]})
-    table = pd.DataFrame([pair.model_dump() for pair in found.values()])
-    ps = [mcnemar(counts, exact=False, correction=False).pvalue for counts in ([[0, 9], [2, 0]], [[0, 0], [1, 0]])]
-    assert table.p.tolist() == pytest.approx(ps)
-    assert table.adjusted_p.tolist() == pytest.approx([2 * ps[0], ps[1]])
-    assert table[["runs", "only_right"]].to_numpy().tolist() == [[["a", "b"], [9, 2]], [["c", "a"], [0, 1]]]
-    assert table.difference.tolist() == pytest.approx([0.35, -0.05])
-    assert found["wide"].interval[0] > 0 > found["deep"].interval[0]
-    assert compare(results, {}) == {}
 
 
 def test_suspects_are_at_most_fifty_images_that_all_runs_take_for_the_same_other_class():

@@ -67,10 +67,8 @@ def test_what_is_less_than_the_full_experiment_is_said_once(experiment, writer):
         ({"epochs": 100, "title": "ResNet-18, 16 channels"}, "ResNet-18, 16 channels in place of ResNet-18."),
     ):
         found = experiment(runs=dict.fromkeys(("one", "two"), writer.runs["resnet"] | run), pairs={})
-        few = (
-            "Few images: 50,000 to train on and 20 to test with (CIFAR-10: 50,000 and 10,000), so an accuracy is known"
-        )
-        assert findings.caveats(found) == f"{few} to ±13.7 points. {said}".strip()  # Wilson's 69.90 to 97.21 %
+        few = "Few images: 50,000 to train on and 20 to test with (CIFAR-10: 50,000 and 10,000), so an accuracy is"
+        assert findings.caveats(found) == f"{few} known to ±13.7 points. {said}".strip()  # Wilson's 69.90 to 97.21 %
         counts = found.info.counts.model_copy(update={"test": 10_000})
         assert findings.caveats(replace(found, info=found.info.model_copy(update={"counts": counts}))) == said
 

@@ -3,7 +3,6 @@ import html
 import io
 import re
 import shlex
-import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +16,7 @@ from PIL import Image
 from stages.common.params import flat, parse_yaml
 from stages.reporting import page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WILD = ["a|b $x^2$ @me", "<!--<script>x</script>", '`c` *b* "q"', "[l](http://x) ![i](y)", "www.evil.ex #1 GH-5 :cat:"]
+WILD = ["a|b $x^2$ @me", "<!--<script>", '`c` *b* "q"', "[l](http://x) ![i](y)", "www.x.y a@b.c r#4 GH-5 :cat: &amp;"]
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -87,7 +85,7 @@ def test_names_from_outside_break_neither_form(experiment, render):
     raw = "".join(token.content for token in tokens if token.type in ("html_block", "html_inline"))
     assert set(re.findall(r"<[^>]*>", raw)) == {"<details>", "</details>", "<summary>", "</summary>"}
     assert not {token.type for token in tokens} & {"image", "link_open", "s_open", "em_open"}
-    assert not re.search(r"@me|www\.|http://|#1\b|GH-5|:cat:", text)  # which GitHub would link
+    assert not re.search(r"@me|a@b|r#4|www\.|http://|GH-5|:cat:", text)  # which GitHub would link
 
 
 def test_of_many_classes_report_md_can_be_posted_and_the_page_names_pairs_in_place_of_matrices(experiment, render):
@@ -160,14 +158,3 @@ def test_dvc_reads_back_what_the_command_sets_adds_and_drops_or_there_is_none(co
     assert flat(parse_yaml(Path("params.yaml").read_bytes(), "params.yaml")) == changed
     for unsafe in 'a "quote"', "it's", "`b`", "${x}", "two\nlines", "\x85", "C:\\x", "\u2028":
         assert page.origin(committed | {"data.path": unsafe, "seed": 7})[1] == ""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM or not shutil.which("pdftotext"), reason="apt-get install chromium poppler-utils")
-def test_print_opens_the_numbers_for_experts_alone(experiment, render):
-    experiment()
-    Path("page.html").write_text(render()[0])
-    browser = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={Path('browser').absolute()}"]
-    subprocess.run([*browser, "--print-to-pdf=page.pdf", Path("page.html").absolute().as_uri()], capture_output=True)
-    printed = subprocess.run(["pdftotext", "page.pdf", "-"], capture_output=True, text=True).stdout
-    assert ("Top-2 accuracy" in printed, "All that ResNet-18" in printed) == (True, False)
