@@ -66,3 +66,25 @@ def test_the_figures_of_five_seeds_are_those_of_a_paired_t_test():
         assert row[3][0] == float(f"{test.pvalue:.2g}")
         p_values.append(test.pvalue)
     assert [row[4][0] for row in table[9:]] == [float(f"{p:.2g}") for p in multipletests(p_values, method="holm")[1]]
+
+
+def test_the_figures_of_the_study_are_those_of_its_raw_answers():
+    table = rows("docs/results.md", "A study at the original ratio of epochs")
+    seeds, questions = [row for row in table if len(row) == 4 and row[0]], [row for row in table if len(row) == 5][2:]
+    folders = sorted((ROOT / "docs/results/study").glob("seed-*"))
+    assert [int(row[0][0]) for row in seeds] == [int(folder.name[5:]) for folder in folders]
+    for row, folder in zip(seeds, folders, strict=True):
+        answers = np.load(folder / "answers.npz")
+        right = {run: answers[run] == answers["labels"] for run in ("cnn", "resnet", "resnet_ablation")}
+        assert [cell[0] for cell in row[1:]] == [round(100 * float(of.mean()), 2) for of in right.values()]
+        for run, of in right.items():  # the history's last row is the training's own view of the same model
+            last = (folder / f"{run}.csv").read_text().splitlines()[-1].split(",")
+            assert float(last[4]) == pytest.approx(of.mean(), abs=5e-4)
+    first, p_values = right["resnet"], []
+    for row, second in zip(questions, (right["cnn"], right["resnet_ablation"]), strict=True):
+        alone = int((first & ~second).sum()), int((second & ~first).sum())
+        assert row[3] == [*map(float, alone)]
+        assert row[1][0] == pytest.approx((alone[0] - alone[1]) / 100, abs=1e-9)
+        assert all(abs(score(*alone, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02) for limit in row[2])
+        p_values.append(mcnemar([[0, alone[0]], [alone[1], 0]], exact=False, correction=False).pvalue)
+    assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in multipletests(p_values, method="holm")[1]]
