@@ -151,7 +151,7 @@ class Clone:
         """What is the same in each run: all outputs, less times, speeds and the revision of the code."""
         names = {name for name in self.outputs() if "timing" not in name} - {"report/index.html"}  # report.md as a page
         contents = {name: (self.folder / name).read_bytes() for name in names}
-        varying = rb"Images a second.*|[\d.,]+ (s|images/s|min [\d.]+ s)\b|[Rr]evision \w+|git checkout \w+"
+        varying = rb"[\d,]+ \| CPU|[\d.,]+ (s|min [\d.]+ s)\b|[Rr]evision \w+|git checkout \w+"
         contents["report/report.md"] = re.sub(varying, b"", re.sub(rb" +|-+", b" ", contents["report/report.md"]))
         return contents
 
