@@ -95,7 +95,7 @@ test: repository environment ## the tests, minutes
 	pytest --numprocesses 2 --dist loadfile
 
 test-fast: environment ## those of single modules, under a minute: for each save of a file
-	pytest --numprocesses 2 --dist loadfile tests/common tests/models tests/training tests/evaluation -m 'not slow and not process'
+	pytest --numprocesses 2 --dist loadfile tests/common tests/models tests/training tests/evaluation
 
 test-slow: repository environment ## longer tests of the same: more interruptions, more odd files
 	pytest -m slow
