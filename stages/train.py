@@ -64,9 +64,9 @@ def train_run(recipe: Recipe, dataset: Dataset, inputs: Inputs[Recipe], device: 
     print(f"{recipe.run}: {recipe.title}, {count_parameters(model):,} parameters")
     print(f"{recipe.run}: on {device}", flush=True)
     checkpoint = Checkpoint(recipe.run, fingerprint, device.name)
-    state = processes.broadcast(resumable(checkpoint, recipe, dataset))
+    state = resumed = processes.broadcast(resumable(checkpoint, recipe, dataset))
     progress = Progress(recipe, len(dataset.train.labels), len(state.history) if state else 0, device)
-    for state in train(model, dataset, recipe, device, state, progress.batches):  # noqa: B020
+    for state in train(model, dataset, recipe, device, resumed, progress.batches):
         checkpoint.save(state, finished=len(state.history) == recipe.epochs)
         with suppress(OSError):  # `main` writes it again, and reports what is wrong
             write_csv(HISTORY / f"{recipe.run}.csv", pd.DataFrame(state.history))
