@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stages.common import files
-from stages.common.dataset import DatasetInfo, Read, Split
+from stages.common.dataset import DatasetInfo, Read, Split, held_out_name
 from stages.common.errors import UserError
 from stages.common.files import parse_csv, parse_json
 from stages.evaluation import significance
@@ -71,7 +71,7 @@ class Results:
     @property
     def held_out(self) -> str:
         """The images on which each epoch was tested: `validation` or `test`."""
-        return "validation" if "validation_loss" in self.runs[0].history else "test"
+        return held_out_name(self.info)
 
     @property
     def best(self) -> Run:
