@@ -62,8 +62,6 @@ def gradient_norms(model: ResNet, x: Tensor) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = cli.parser("gradients", __doc__)
-
-    parser.add_argument(
-        "--blocks", type=int, nargs=4, default=[2, 2, 2, 2], metavar="N", help="in each layer; default: ResNet-18's"
-    )
+    said = "in each layer; default: ResNet-18's"
+    parser.add_argument("--blocks", type=int, nargs=4, default=[2, 2, 2, 2], metavar="N", help=said)
     cli.run(main, parser)
