@@ -35,9 +35,9 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	    echo 'git had no user name, without which DVC keeps no experiment: it is "demo" in this clone now.'; }
 	@set -e; if ! git show-ref --quiet --verify refs/heads/demo; then \
 	    test "$$(cat $(APART)/.git/from 2>/dev/null)" = "$$(git rev-parse HEAD)" || { \
-	        rm -rf $(APART); git clone --quiet --depth 1 "file://$(CURDIR)" $(APART); \
+	        rm -rf $(APART); git clone --quiet --no-local --depth 1 . $(APART); \
 	        for key in user.name user.email; do git -C $(APART) config $$key "$$(git config $$key)"; done; \
-	        dvc --cd $(APART) cache dir --quiet --local "$(CURDIR)/.dvc/cache"; git rev-parse HEAD > $(APART)/.git/from; }; \
+	        dvc --cd $(APART) cache dir --quiet --local ../../cache; git rev-parse HEAD > $(APART)/.git/from; }; \
 	    dvc --cd $(APART) exp run --quiet $(DEMO:%=--set-param %); \
 	    export GIT_INDEX_FILE="$(CURDIR)/$(APART)/.git/results"; git --work-tree=$(APART) add --all; \
 	    git branch demo $$(git commit-tree $$(git write-tree) -p HEAD -m 'make demo'); \
@@ -86,7 +86,8 @@ seeds: repository environment ## the experiment with the seeds of `study`, and w
 	@dvc repro
 
 compare: repository environment ## the experiments of this commit side by side: changes and accuracies
-	@dvc exp show --only-changed --drop 'metrics|models|plots|Created|State|Executor|.*difference|.*\.p$$' --no-pager
+	@dvc exp show --only-changed --drop 'metrics|models|plots|^data$$|Created|State|Executor|.*difference|.*\.p$$' --no-pager
+	@python -m stages.commands.seeds --missing >/dev/null || : # names those whose parameters no model was trained with
 	@echo 'Each is one training on the same test images: the best of many is partly luck.'
 
 # Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.

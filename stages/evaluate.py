@@ -40,7 +40,7 @@ def main(args: Namespace) -> None:
     tables = {path: csv_bytes(table) for path, table in tables_of([*results.values()], curves).items()}
     evaluation = Evaluation(
         data=info.sha256,
-        parameters=flat(params.model_dump()),
+        parameters=flat(params.model_dump(exclude={"launcher": True, "data": {"path"}})),
         runs=summaries,
         comparisons=compare(results, params.compare),
         files={str(path): sha256(content) for path, content in tables.items()},
@@ -49,9 +49,8 @@ def main(args: Namespace) -> None:
     for path, content in tables.items():
         write_bytes(path, content)
     write_json(files.ACCURACY, {run: round(of.accuracy, 6) for run, of in summaries.items()})
-    compared = evaluation.comparisons.items()
-    pairs = {name: {"difference": round(of.difference, 6), "p": float(f"{of.adjusted_p:.3g}")} for name, of in compared}
-    write_json(files.COMPARE, pairs)
+    pairs = evaluation.comparisons.items()
+    write_json(files.COMPARE, {name: {"difference": round(of.difference, 6), "p": of.adjusted_p} for name, of in pairs})
     write_json(files.EVALUATION, evaluation)
 
 

@@ -46,8 +46,6 @@ def gather(results: Results) -> dict[str, Any]:
     return {
         "title": f"{' against '.join(pairs[0].labels) if pairs else f'{len(results.runs)} runs'} on {name}",
         "results": results,
-        "data": results.info,
-        "runs": results.runs,
         "caveats": findings.caveats(results),
         "answers": [findings.answer(pair, margin, len(pairs)) for pair in pairs],
         "next_step": findings.next_step(results),

@@ -21,7 +21,7 @@ from stages.common import cli
 from stages.common.dataset import read_info, read_split
 from stages.common.errors import UserError, listed, printable
 from stages.common.files import EVALUATION, PREDICTIONS, SEEDS, parse_csv, parse_json, read_bytes, sha256, write_csv
-from stages.common.params import flat, parse_yaml
+from stages.common.params import PARAMS, flat, parse_yaml
 from stages.evaluation.metrics import Evaluation
 from stages.reporting.findings import answer, notes
 from stages.reporting.results import read_results, recipe_digest
@@ -75,7 +75,7 @@ def read_trainings() -> tuple[Evaluation, pd.DataFrame]:
         except (UserError, OSError, DvcException, KeyError):
             unread += [printable(named[revision].rpartition("/")[2])] if revision in named else []
     if unread:
-        print(f"Passed over, since DVC lacks their results: {listed(unread)}", file=sys.stderr, flush=True)
+        print(f"Passed over, since no model of their parameters is here: {listed(unread)}", file=sys.stderr, flush=True)
     return evaluation, pd.DataFrame(rows)
 
 
@@ -92,6 +92,9 @@ def read_revision(revision: str | None) -> tuple[Evaluation, list[dict[str, Any]
     files, rows = DVCFileSystem(rev=revision), []  # what git, DVC's cache or its remote have
     stages = parse_yaml(files.read_bytes(LOCK), LOCK)["stages"]
     evaluation = parse_json(files.read_bytes(str(EVALUATION)), Evaluation, EVALUATION)
+    saved = flat(parse_yaml(files.read_bytes(str(PARAMS)), PARAMS))
+    if revision and any(saved.get(name) != value for name, value in evaluation.parameters.items()):
+        raise UserError(f"{PARAMS}: not what its models were trained with")  # saved without a run
     tested = {dep["path"]: dep["md5"] for dep in stages["evaluate"]["deps"]}  # if trained again since, the older ones
     for run, of in evaluation.runs.items():
         path = PREDICTIONS / f"{run}.csv"

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 SHOWN = 80  # characters of a value or a name that a message quotes
+JOINERS = "\u200c\u200d"  # parts of Persian words and of emoji
 LISTED = 5  # problems that a message names, before it counts the rest
 
 
@@ -19,7 +20,7 @@ def shown(value: object) -> str:
 
 def printable(text: object, most: int = 300) -> str:
     """Put a text from outside, a path or another library's message, on one line without control characters."""
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(text).split()))
+    line = "".join(c if c.isprintable() or c in JOINERS else ascii(c)[1:-1] for c in " ".join(str(text).split()))
     return line if len(line) <= most else line[: most - 3] + "..."
 
 

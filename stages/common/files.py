@@ -76,8 +76,8 @@ def read_bytes(path: Path, advice: str = "make it with `dvc repro`") -> bytes:
     try:
         if path.is_file():
             return path.read_bytes()
-    except (OSError, ValueError) as error:  # a ValueError is a NUL in the name
-        raise UserError(f"{printable(path)}: cannot be read: {getattr(error, 'strerror', error)}") from error
+    except (OSError, ValueError, MemoryError) as error:  # a ValueError is a NUL in the name
+        raise UserError(f"{printable(path)}: cannot be read: {getattr(error, 'strerror', None) or error!r}") from error
     raise UserError(f"{printable(path)}: no such file; {advice}")
 
 

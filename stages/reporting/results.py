@@ -113,7 +113,7 @@ def read_results(info: DatasetInfo, test: Split, read: Read) -> Results:
 
 def recipe_digest(evaluation: Evaluation, run: str) -> str:
     """Return the sha256 of all that a run was trained with but its seed: its recipe and the images."""
-    images = {k: v for k, v in evaluation.parameters.items() if k.startswith("data.") and k != "data.path"}
+    images = {k: v for k, v in evaluation.parameters.items() if k.startswith("data.")}
     parts = [{**evaluation.runs[run].recipe, "seed": None}, images, evaluation.data]
     return files.sha256(json.dumps(parts, sort_keys=True).encode())
 
@@ -122,6 +122,7 @@ def read_study(evaluation: Evaluation, read: Read) -> tuple[pd.DataFrame, bool]:
     """Read the trainings in plots/seeds.csv that have the recipes of these runs, and whether there are others."""
     empty = pd.DataFrame(columns=["seed", "run", "images", "correct", "recipe"])
     table = parse_csv(read(files.SEEDS), files.SEEDS) if files.SEEDS.exists() else empty
+    table = table.reindex(columns=[*empty]).drop_duplicates(["seed", "run"])  # git may have merged two
     ours = table[table.recipe == table.run.map({run: recipe_digest(evaluation, run) for run in evaluation.runs})]
     bits = (np.frombuffer(base64.b64decode(text), np.uint8) for text in ours.correct)
     right = [np.unpackbits(of, count=images).astype(bool) for of, images in zip(bits, ours.images, strict=True)]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from stages.evaluation.significance import seeds_needed
 from stages.reporting.results import Results, Run, decay
-from stages.reporting.wording import LONG, duration, percent, percent_range, points, points_range, short
+from stages.reporting.wording import LONG, duration, p_value, percent, percent_range, points, points_range, short
 
 MANY_CLASSES = 20  # above which the report names the most confused pairs, and the worst and best classes
 NAMED = 10  # of each of those
@@ -75,8 +75,8 @@ def recipe_table(results: Results) -> pd.DataFrame:
                 "First minus second, points": " and ".join(pair.labels),
                 "Mean": points(compared.difference),
                 "95% interval": points_range(compared.interval),
-                "p": f"{compared.p:.2g}",
-                "Adjusted p": f"{pair.p:.2g}",
+                "p": p_value(compared.p).removeprefix("p = "),
+                "Adjusted p": p_value(pair.p).removeprefix("p = "),
                 f"Seeds to find {100 * margin:g} points": f"{count:,} ({low:,} to {high:,})",
             }
         ]

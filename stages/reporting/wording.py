@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from stages.common.errors import printable
+from stages.evaluation.significance import SIGNIFICANT
 
 SHORT, LONG = 24, 60  # characters of a name in a figure, and in a table
 
@@ -35,7 +36,10 @@ def points_range(limits: Sequence[float]) -> str:
 
 
 def p_value(p: float) -> str:
-    return f"p = {p:.2g}" if p >= 1e-99 else "p < 1e-99"
+    """Write p with two digits, or with more where these lie on the other side of 0.05."""
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    text = next(text for text in texts if (float(text) < SIGNIFICANT) == (p < SIGNIFICANT))
+    return f"p = {text}" if p >= 1e-99 else "p < 1e-99"
 
 
 def duration(seconds: float) -> str:

@@ -126,7 +126,7 @@ def choose_device(train: Train, images: int, processes: Processes = ALONE) -> De
     if compile == "auto":
         compile = on_gpu and images >= COMPILE_FROM_IMAGES and _lacking_compiler(on_gpu) is None
     elif compile and (lacking := _lacking_compiler(on_gpu)):
-        raise UserError(f"train.compile = True: torch.compile needs {lacking}; install it, or use auto or false")
+        raise UserError(f"train.compile = True: torch.compile needs {lacking}; else use auto or false")
     device = Device(place, _precision(train.precision, on_gpu), bool(compile), processes)
     configure(device.precision)
     return device
@@ -169,7 +169,8 @@ def _lacking_compiler(on_gpu: bool) -> str | None:
     CPU kernels are C++."""
     if not on_gpu:
         has_compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-        return None if has_compiler else "a C++ compiler (g++ or clang++)"
+        place = "a folder without a space in its path" if " " in os.getcwd() else None  # torch does not quote it
+        return place if has_compiler else "a C++ compiler (g++ or clang++)"
     if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang"))):
         return "a C compiler (gcc or clang)"
     header = Path(sysconfig.get_paths()["include"], "Python.h")

@@ -25,14 +25,9 @@ class Progress:
     def __init__(self, recipe: Recipe, images: int, finished: int, device: Device):
         self.recipe, self.images, self.on_gpu = recipe, images, device.torch.type == "cuda"
         self.began, self.finished = time.perf_counter(), finished
-        self.bar = tqdm(
-            total=recipe.epochs * images,
-            initial=finished * images,
-            desc=recipe.run,
-            unit=" images",
-            unit_scale=True,
-            disable=None,  # where there is no terminal
-        )
+        total, done = recipe.epochs * images, finished * images
+        # `disable=None`: no bar where there is no terminal
+        self.bar = tqdm(total=total, initial=done, desc=recipe.run, unit=" images", unit_scale=True, disable=None)
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the batches of an epoch. A GPU gets them long before it trains on them, so there the bar waits."""
