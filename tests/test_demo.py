@@ -38,10 +38,7 @@ def test_after_an_experiment_the_diffs_show_what_changed_without_arguments(demo)
     assert demo.experiment("cnn.epochs=2") == ["train@cnn", "evaluate", "report"]
 
     metrics = demo.dvc("metrics", "diff")
-    assert {line.split()[0] for line in metrics.splitlines()[1:]} <= {
-        "metrics/accuracy.json",
-        "metrics/compare.json",
-    }
+    assert {line.split()[0] for line in metrics.splitlines()[1:]} <= {"metrics/accuracy.json", "metrics/compare.json"}
     assert re.search(r"accuracy.json +cnn", metrics)
     assert max(map(len, metrics.splitlines())) <= 80
 

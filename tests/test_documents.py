@@ -10,6 +10,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from tests.evaluation.test_significance import score
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -41,17 +43,6 @@ def test_the_intervals_of_single_trainings_are_wilsons_and_the_differences_are_t
     assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in p_values]
     adjusted = multipletests(p_values, method="holm")[1]
     assert [row[5][0] for row in questions] == [float(f"{p:.2g}") for p in adjusted]
-
-
-def score(first: float, second: float, images: int, difference: float) -> float:
-    """The score of a difference, its nuisance parameter found by maximising the likelihood on a grid (Tango 1998)."""
-    shares = np.linspace(max(0, -difference), (1 - difference) / 2, 400_001)[1:-1]  # that the second has alone
-    rest = images - first - second
-    likelihood = first * np.log(shares + difference) + second * np.log(shares)
-    likelihood += rest * np.log(1 - 2 * shares - difference)
-    share = shares[likelihood.argmax()]
-    variance = images * (2 * share + difference * (1 - difference))
-    return (first - second - images * difference) / np.sqrt(variance)
 
 
 def test_the_figures_of_five_seeds_are_those_of_a_paired_t_test():
