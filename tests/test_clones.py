@@ -17,13 +17,6 @@ def test_another_folder_locale_and_hash_seed_give_the_same_bytes(finished, tmp_p
     assert len(expected) > 20
 
 
-@pytest.mark.slow
-def test_all_stages_forced_again_give_the_same_bytes(finished, tmp_path):
-    clone = finished.copy(tmp_path / "clone")
-    clone.dvc("repro", "--force")
-    assert clone.results() == finished.results()
-
-
 @pytest.fixture(scope="module")
 def s3_server():
     """The address of an S3 of our own with the bucket `experiments`."""

@@ -1,6 +1,7 @@
 """Figures of the documents, recomputed from what they are said to follow from, by other libraries."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +33,20 @@ def test_the_intervals_of_single_trainings_are_wilsons_and_the_differences_are_t
         assert [low, high] == [round(100 * limit, 2) for limit in low_high]
         accuracies.append(best)
     cnn, resnet, ablation = accuracies
-    p_values = []
-    for row, difference in zip(questions, (resnet - cnn, resnet - ablation), strict=True):
-        (shown,), (low, high), (first, second) = row[1], row[2], row[3]
-        assert shown == pytest.approx(difference, abs=1e-9)
-        assert (first - second) / 100 == pytest.approx(difference, abs=1e-9)
-        p_values.append(mcnemar([[0, first], [second, 0]], exact=False, correction=False).pvalue)
-        for limit in (low, high):  # Tango's score at the limit is the normal quantile
-            assert abs(score(first, second, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02)
-    assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in p_values]
+    assert [row[1][0] for row in questions] == pytest.approx([resnet - cnn, resnet - ablation], abs=1e-9)
+    p_values = [p_of_difference(row, row[3]) for row in questions]
     adjusted = multipletests(p_values, method="holm")[1]
     assert [row[5][0] for row in questions] == [float(f"{p:.2g}") for p in adjusted]
+    assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in p_values]
+
+
+def p_of_difference(row: list[list[float]], alone: Sequence[float]) -> float:
+    """Assert that difference and interval, cells 1 and 2, follow from the images that one alone has right; return p."""
+    first, second = alone
+    assert row[1][0] == pytest.approx((first - second) / 100, abs=1e-9)
+    for limit in row[2]:  # Tango's score at the limit is the normal quantile
+        assert abs(score(first, second, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02)
+    return mcnemar([[0, first], [second, 0]], exact=False, correction=False).pvalue
 
 
 def test_the_figures_of_five_seeds_are_those_of_a_paired_t_test():
@@ -75,7 +79,5 @@ def test_the_figures_of_the_study_are_those_of_its_raw_answers():
     for row, second in zip(questions, (right["cnn"], right["resnet_ablation"]), strict=True):
         alone = int((first & ~second).sum()), int((second & ~first).sum())
         assert row[3] == [*map(float, alone)]
-        assert row[1][0] == pytest.approx((alone[0] - alone[1]) / 100, abs=1e-9)
-        assert all(abs(score(*alone, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02) for limit in row[2])
-        p_values.append(mcnemar([[0, alone[0]], [alone[1], 0]], exact=False, correction=False).pvalue)
+        p_values.append(p_of_difference(row, alone))
     assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in multipletests(p_values, method="holm")[1]]

@@ -1,7 +1,6 @@
 """dvc and its trainings, disturbed: results belong to their parameters, and no work is lost."""
 
 import shutil
-import subprocess
 
 from tests.pipeline import ROOT, Clone, write_params
 from tests.warm import until
@@ -24,11 +23,9 @@ def test_a_training_that_outlives_its_dvc_is_kept_and_one_of_other_parameters_is
     runs = {"mine": {"model": "mine", "weight_decay": "train.weight_decay"}}
     changes = {"runs": runs, "compare": {}, "mine": {"epochs": EPOCHS}}
     write_params(clone.folder, **changes)
-    hold, repro, pipe = clone.folder / "hold", ("dvc", "repro", "train@mine"), subprocess.PIPE
+    hold, repro = clone.folder / "hold", ("dvc", "repro", "train@mine")
     hold.write_text(str(BATCHES + 1))
-    process = subprocess.Popen(
-        repro, cwd=clone.folder, env=clone.env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+    process = clone.start(*repro)
     until(lambda: (clone.folder / "held").exists() or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     process.kill()
@@ -45,9 +42,8 @@ def test_a_training_that_outlives_its_dvc_is_kept_and_one_of_other_parameters_is
     done = clone.attempt("dvc", "repro", "evaluate")
     assert done.returncode != 0, done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("evaluate: ")]
-    assert line.startswith(
-        f"evaluate: {MODEL}: trained with seed 42, params.yaml has 43; run `dvc repro`, with --force"
-    )
+    refused = f"evaluate: {MODEL}: trained with seed 42, params.yaml has 43; run `dvc repro`, with --force"
+    assert line.startswith(refused)
     assert "Traceback" not in done.stderr
     assert not (clone.folder / "metrics/accuracy.json").exists()
     assert results(clone) == trained

@@ -124,9 +124,7 @@ def test_the_pipeline_file_is_read_in_a_minute_and_describes_every_stage(finishe
 def test_no_value_of_a_parameter_reaches_the_shell(finished, tmp_path):
     clone = finished.copy(tmp_path / "clone")
     value = "1e-4; touch reached"
-    done = clone.attempt(
-        "dvc", "exp", "run", "--set-param", f'ablation.weight_decay="{value}"', "train@resnet_ablation"
-    )
+    done = clone.attempt("dvc", "exp", "run", f'-Sablation.weight_decay="{value}"', "train@resnet_ablation")
     assert done.returncode != 0
     assert "ablation.weight_decay" in done.stderr
     assert "Traceback" not in done.stderr

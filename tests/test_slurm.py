@@ -103,10 +103,7 @@ def lines_of_the_page(heading: str) -> list[str]:
     """The commands under a heading of docs/scaling.md that use Slurm, for a cluster of one core a node and no GPUs."""
     page = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
     section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    blocks = [
-        block for block in re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL) if "sbatch" in block
-    ]
-    (block,) = blocks
+    (block,) = (text for text in re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S) if "sbatch" in text)
     block = re.sub(r"--(gpus|gpus-per-node|cpus-per-task) \d+ ", "", block.replace("\\\n", ""))
     return block.replace("--nproc-per-node gpu", "--nproc-per-node 1").splitlines()
 
