@@ -105,6 +105,7 @@ def test_each_shape_is_captured_once_after_a_warm_up_on_the_same_side_stream_and
         captured.append([step for step, _ in itertools.groupby(LOG)])
     first = ["side waits for main", "call on side", "main waits for side", "capture", "call on side", "replay"]
     assert captured == [first, first, ["replay"], ["replay"]]
+    assert arguments[0].tolist() == [0, 1, 2]  # the caller's, which no replay may write to
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

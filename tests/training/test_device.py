@@ -108,22 +108,36 @@ def test_a_compiled_function_chooses_no_kernel_by_timing(monkeypatch, tmp_path, 
     assert CPU.compiled(abs) is abs
 
 
-def test_autocast_has_no_cache_that_a_captured_graph_would_take_for_constants():
-    with Device(CPU.torch, "bf16", False).autocast():
-        assert (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()) == (True, False)
+def test_autocast_is_for_bf16_alone_and_has_no_cache_that_a_captured_graph_would_take_for_constants():
+    for precision in ("fp32", "tf32", "bf16"):
+        with Device(CPU.torch, precision, False).autocast():
+            assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
+            assert not torch.is_autocast_cache_enabled()
 
 
 BF16 = """
 from stages.training.device import Device, _survives_bf16
+from stages.training.loop import forward_test
 from tests.training.test_step import CPU, ROWS, fresh, recipe, stepping
-step, seen = stepping(recipe(), fresh(recipe()), autocast=Device(CPU.torch, "bf16", False).autocast), []
+bf16, seen = Device(CPU.torch, "bf16", False), []
+step = stepping(recipe(), fresh(recipe()), autocast=bf16.autocast)
 step.bare.features[4].register_forward_pre_hook(lambda convolution, inputs: seen.append(inputs[0].dtype))
-print(_survives_bf16() and [step.forward(ROWS[:8])[0].dtype, *seen])
+x = step.images.normalise(step.images.crops[:8, 0, 0])
+print(_survives_bf16() and [step.forward(ROWS[:8])[0].dtype, forward_test(step.bare, x, bf16).dtype, *seen])
 """
 
 
-def test_in_bf16_the_input_of_a_convolution_is_bf16_and_the_loss_float32():
-    assert child(BF16).strip() in ("False", "[torch.float32, torch.bfloat16]")  # False: this CPU has no bf16
+def test_in_bf16_the_inputs_of_convolutions_are_bf16_and_the_loss_and_the_logits_tested_float32():
+    assert child(BF16).strip() in ("False", str([torch.float32] * 2 + [torch.bfloat16] * 2))  # False: a CPU without
+
+
+def test_bf16_on_a_cpu_is_tried_in_a_child_which_may_end_by_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda x, weight: weight)
+    assert choose("bf16").precision == "bf16"
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda x, weight: os.kill(os.getpid(), 9))
+    with pytest.raises(UserError, match=r"train\.precision = 'bf16': this CPU lacks it; use auto or fp32"):
+        choose("bf16")
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", False)])

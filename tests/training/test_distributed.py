@@ -1,16 +1,21 @@
 """Two processes over gloo, which torchrun starts once, beside what one process computes."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from stages import train
 from stages.common.errors import UserError
+from stages.training import distributed
 from stages.training.device import Device
 from stages.training.distributed import Processes, check_processes, joined_processes
 from tests.training.test_step import ROWS, stepping
@@ -131,7 +136,35 @@ def test_variables_of_slurm_or_kubernetes_and_a_single_process_of_torchrun_join_
         assert processes == Processes()
 
 
-def test_parameters_that_several_processes_cannot_train_with_are_refused(monkeypatch):
+def test_on_gpus_each_process_takes_that_of_its_place_on_its_machine_and_they_meet_over_nccl(monkeypatch):
+    """The second of two processes on the second machine; stand-ins for its GPUs and for the meeting."""
+    started, gpu = {"WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, torch.device("cuda", 1)
+    monkeypatch.setattr(os, "environ", os.environ | started)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen := Mock())
+    monkeypatch.setattr(distributed, "dist", meeting := Mock())
+    meeting.get_rank.return_value, meeting.get_world_size.return_value = 3, 4
+    with joined_processes() as processes:
+        assert processes == Processes(3, 4, 1)
+    (name,), options = meeting.init_process_group.call_args
+    assert (name, options["device_id"], chosen.call_args.args) == ("nccl", gpu, (gpu,))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"^launcher: starts 2 .* this machine, which has 1 GPUs"), joined_processes():
+        pass
+
+
+def test_nothing_is_written_where_processes_end_with_different_weights(workspace, monkeypatch):
+    other = Mock(wraps=Processes(), rank=0, world_size=1, differing=lambda values: values.keys() & {"weights"})
+    monkeypatch.setattr(train, "joined_processes", lambda: contextlib.nullcontext(other))
+    with pytest.raises(RuntimeError, match=r"ended with different weights$"):
+        train.main(Namespace(run="cnn"))
+    assert not Path("models").exists()
+
+
+def test_parameters_that_several_processes_cannot_train_with_are_refused(workspace, monkeypatch):
+    monkeypatch.setattr(train, "joined_processes", lambda: contextlib.nullcontext(Processes(0, 9)))
+    with pytest.raises(UserError, match=r"^train\.batch_size = 16 is less than two images for each of the 9 proc"):
+        train.main(Namespace(run="cnn"))
     check_processes(recipe(batch_size=4).train, 2)
     with pytest.raises(UserError, match=r"train\.batch_size = 3 is less than two images for each of the 2 processes"):
         check_processes(recipe(batch_size=3).train, 2)

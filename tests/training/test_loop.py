@@ -129,6 +129,22 @@ class Outputs(nn.Module):
         return self.function(x.new_ones(len(x), 4) * self.weight)
 
 
+def test_seconds_count_all_epochs_those_of_training_no_tests_and_a_resumed_run_goes_on_with_both(monkeypatch):
+    """A stand-in clock: a step takes two seconds, the test one."""
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    network = Outputs(lambda x: now.append(now.pop() + 1 + network.training) or x)
+    seen = states(network, DATA, recipe(epochs=3))
+    for last in (*seen[1:], *states(network, DATA, recipe(epochs=3), resumed=seen[0])):
+        assert (last.seconds, last.training_seconds) == (7 * len(last.history), 6 * len(last.history))
+
+
+def test_images_that_do_not_fit_padded_into_the_memory_that_is_free_are_refused(monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Mock(available=70 * 12 * 12 * 3 - 1))
+    with pytest.raises(UserError, match=r"^the padded training images need"):
+        states(fresh(recipe()), DATA, recipe())
+
+
 @pytest.mark.parametrize("function", [lambda x: x[:, :3], lambda x: (x, x), lambda x: x[:9, None] @ x])
 def test_a_network_without_an_output_for_each_class_is_refused_before_the_first_step(function):
     network = Outputs(function)
