@@ -1,5 +1,4 @@
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,27 +78,6 @@ def workspace(tmp_path, monkeypatch, prepare) -> Path:
     monkeypatch.chdir(tmp_path)
     prepare()
     return tmp_path
-
-
-@pytest.fixture
-def small_disk(tmp_path, monkeypatch):
-    """Mount a real file system of so many KiB and make it the current folder; root alone may."""
-    mounted: list[Path] = []
-
-    def mount(kibibytes: int) -> Path:
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
-        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("this user may not mount a file system")
-        mounted.append(folder)
-        monkeypatch.chdir(folder)
-        return folder
-
-    yield mount
-    monkeypatch.undo()
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def test_any_text_is_made_one_printable_line_of_bounded_length(text):
 def test_what_is_printable_stays_white_space_becomes_one_space_and_a_list_has_an_end():
     assert [shown(value) for value in ("café\u202e", [1, None])] == ["'café\\u202e'", "[1, None]"]
     assert printable(" a\n\tb  é × 猫\x00") == "a b é × 猫\\x00"
-    assert printable("x" * 60, 60) == "x" * 60
+    assert [printable("x" * length, 60) for length in (60, 61)] == ["x" * 60, "x" * 57 + "..."]
     assert [listed(list(of)) for of in ("abcde", "abcdefg")] == ["a; b; c; d; e", "a; b; c; d; e; and 2 more"]
 
 

@@ -26,6 +26,8 @@ UNSET = HEADER + bytes([10, 20, 30, 0]) * 64
     ("content", "pixel"),
     [
         (encoded(flat("RGBA", (0, 0, 0, 51))), (204, 204, 204)),
+        (encoded(flat("LA", (0, 0))), (255, 255, 255)),
+        (b"P5 8 8 65535\n" + b"\x80\x00" * 64, (128, 128, 128)),
         (encoded(flat("CMYK", (0, 0, 0, 255)), "TIFF"), (0, 0, 0)),
         (encoded(Image.fromarray(np.full((8, 8), 0x8000, np.uint16))), (128, 128, 128)),
         (encoded(Image.fromarray(np.full((8, 8), 0xFFFF, np.uint16)), "TIFF"), (255, 255, 255)),

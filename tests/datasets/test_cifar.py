@@ -97,7 +97,8 @@ def check(kind: str, source: Source) -> None:
         planes = np.concatenate([file["data"] for file in files]).reshape(-1, 3, 32, 32)
         np.testing.assert_array_equal(split.images, planes.transpose(0, 2, 3, 1))
         assert split.names.tolist() == [str(i) for i in range(len(split.labels))]
-    assert (source.sha256, source.classes) == (DIGESTS[kind], [f"class {i}" for i in range(10)])
+    expected = f"CIFAR-{kind[5:]}", DIGESTS[kind], [f"class {i}" for i in range(10)]
+    assert (source.name, source.sha256, source.classes) == expected
 
 
 def test_an_archive_is_downloaded_once_for_all_experiments_and_kept_for_the_user(hub, serve, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stages.common.errors import UserError
+from stages.datasets import cifar, digits
 from stages.datasets.image_files import read
 from stages.datasets.source import Source
 from tests.datasets.pictures import FILES, KINDS, contents, encoded, member, picture, unsplit, write
@@ -151,11 +152,11 @@ GOOD = encoded(picture(1))
 WRONG = [  # what is taken away, what is added, and what is said
     ("-", {"train/cat/1.HEIC": b"\0\0\0\x18ftypheic"}, "1.HEIC: not an image that can be read: convert it"),
     ("-", {"train/cat/deep/1.png": b""}, "no plain file: train/cat/deep/1.png; it must be a folder"),
-    ("-", {"train/bird/1.png": GOOD}, "classes in one of train/ and test/ alone: bird"),
+    ("-", {"train/bird/1.png": GOOD, "test/cow/1.png": GOOD}, "classes in one of train/ and test/ alone: bird; cow"),
     ("test/", {"test/1.png": b""}, "only train/ of train/ and test/ in it"),
     ("/cat/", {}, "one class, dög fish"),
     ("t", {"a/1.png": GOOD, "b/1.png": b"", "b/2.png": b""}, "class a has one image"),
-    ("-", {"train/ca\u200bt/1.png": GOOD}, r"classes 'cat' and 'ca\u200bt' look alike"),
+    ("-", {"train/\uff43a\u200bt/1.png": GOOD}, r"classes 'cat' and '\uff43a\u200bt' look alike"),
     ("-", {f"train/cat/{n}.gif": b"" for n in range(9)}, "remove it; and 4 more"),
 ]
 
@@ -172,6 +173,9 @@ def test_images_beyond_the_memory_that_is_free_are_refused_before_they_are_decod
     path = write(tmp_path, "zip", dict.fromkeys(contents(), b"no image"))
     with pytest.raises(UserError, match=r"8 images of 8000×8000 pixels need 1\.4 GiB of memory, 1\.0 GiB are free"):
         read(path, 8_000, 0.2)
+    for other, count in ((lambda: cifar.read("cifar10", None, 512), "60,000"), (lambda: digits.read(512), "1,797")):
+        with pytest.raises(UserError, match=f"^{count} images of 512×512 pixels need"):
+            other()
 
 
 def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path):
