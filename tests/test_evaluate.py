@@ -185,7 +185,7 @@ def test_the_figures_of_a_run(write_project, keep):
         assert found == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_the_figures_of_a_comparison(project):
+def test_the_figures_of_a_comparison(project, capsys):
     comparisons, right, ps = run_stage()["comparisons"], {run: answers(run)[2] for run in RUNS}, {}
     for name, (first, second) in PAIRS.items():
         found, gain = comparisons[name], right[first].astype(int) - right[second]
@@ -200,6 +200,8 @@ def test_the_figures_of_a_comparison(project):
         name: {"difference": round(found["difference"], 6), "p": found["adjusted_p"]}
         for name, found in comparisons.items()
     }
+    said = [f"{run}: {of.mean():.2%} of {IMAGES} test images are right" for run, of in right.items()]
+    assert capsys.readouterr().out.splitlines() == said
     accuracies = {run: round(of.mean(), 6) for run, of in right.items()}
     assert json.loads(Path("metrics/accuracy.json").read_text()) == accuracies
 
@@ -244,6 +246,10 @@ def test_deleted_runs_and_pairs_are_passed_over_and_so_are_other_files_beside_th
         (lambda: edit(ablation={"weight_decay": 0.1}), r"models/third\S+: trained with train\.weight_decay 0\.0001"),
         (lambda: shutil.copy("models/one.safetensors", "models/two.safetensors"), r"models/two\S+: trained with run"),
         (lambda: edit_info(mean=[0.4, 0.5, 0.61]), r"models/third\S+: trained on other images than data/ holds; train"),
+        (
+            lambda: edit_info(test_share=0.3),
+            r"data/dataset\.json: made with data\.test_share 0\.3, params",
+        ),
         (lambda: edit_info(image_size=9), r"data/dataset\.json: made with data\.image_size 9, params\.yaml has 8; run"),
     ],
 )
