@@ -48,13 +48,13 @@ def test_values_that_are_no_numbers_are_texts_and_a_parameter_that_shows_nothing
         curve.dots_of(trainings(), "train.momentum")
 
 
-@pytest.mark.parametrize(("values", "scale"), [([1e-5, 1e-3], "log"), ([1e-4, 3e-4], "linear"), ([0, 1e-3], "linear")])
+@pytest.mark.parametrize(("values", "scale"), [([1e-4, 1e-3], "log"), ([1e-4, 3e-4], "linear"), ([0, 1e-3], "linear")])
 def test_each_dot_has_its_interval_and_lines_go_through_the_means(values, scale):
     low, high = values
     others = [training("cnn", share, train__weight_decay=high, seed=seed) for seed, share in ((42, 0.8), (43, 0.7))]
     dots = curve.dots_of(trainings(*others, train__weight_decay=low), "train.weight_decay")
     axes = curve.draw(dots, "train.weight_decay").axes[0]
-    assert axes.get_xscale() == scale
+    assert (axes.get_xscale(), axes.get_xlabel()) == (scale, "train.weight_decay")
     (cnn, *_), means = axes.containers[0], axes.lines[3]
     np.testing.assert_allclose(cnn.get_xydata(), [[low, 0.9], [high, 0.8], [high, 0.7]])
     bars = [segment[:, 1].tolist() for segment in axes.containers[0].lines[2][0].get_segments()]

@@ -38,11 +38,21 @@ def test_a_curve_draws_its_own_column_of_each_run_and_the_legend_names_it(experi
         assert said == ("Epoch", label, tick)
         for line, run in zip(axes.lines, results.runs, strict=True):
             np.testing.assert_array_equal(line.get_xydata(), run.history[["epoch", column]])
+            assert line.get_markevery() == [-1]
         looks = [look(line) for line in axes.lines]
         assert [text.get_text() for text in legend.get_texts()] == [label for label, *_ in looks] == LABELS
         assert [look(line)[1:] for line in legend.get_lines()] == [tuple(rest) for _, *rest in looks]
         assert [len(set(part)) for part in zip(*looks, strict=True)] == [3] * 4  # told apart without colours, too
-    assert drawn["loss"].axes[0].get_yscale() == "log"
+    axes = drawn["loss"].axes[0]
+    low, *_, high = np.sort(np.concatenate([axes.get_ylim(), *(line.get_ydata() for line in axes.lines)]))
+    assert (axes.get_yscale(), axes.get_ylim()) == ("log", (low, high))  # all epochs
+    assert drawn["loss"].get_figheight() == pytest.approx(3.2 + 2 * 0.24)  # two rows of the legend
+    resnet, ablation = results.runs[1:]
+    column = f"{held_out}_accuracy"
+    late = [*resnet.history[column][6:], *ablation.history[column][5:]]  # of 12 and 11 epochs
+    margin = 0.06 * (max(late) - min(late))
+    axes = figures.curves([resnet, ablation], column, "", str).axes[0]
+    assert axes.get_ylim() == pytest.approx((min(late) - margin, max(late) + margin))
 
 
 def test_accuracies_are_marks_with_intervals_smaller_ones_for_seeds_and_the_known_result(experiment, writer, charts):
@@ -57,9 +67,10 @@ def test_accuracies_are_marks_with_intervals_smaller_ones_for_seeds_and_the_know
         np.testing.assert_allclose(mark.get_xydata(), [(run.tested.accuracy, place)])
         np.testing.assert_allclose(seeds.get_xdata(), [0.95, 0.9, 0.85] if place == 1 else [np.nan] * 3)
         assert seeds.get_markersize() < mark.get_markersize()
+        assert {line.get_color() for line in (interval, mark, seeds)} == {f"C{place}"}
     assert [mark.get_text() for mark in axes.texts] == ["80.00%", "90.00%", "85.00%", "known: 95%"]
     assert axes.lines[-1].get_xdata() == [0.95, 0.95]
-    assert [axes.xaxis.get_major_formatter()(value, 0) for value in (0.875, 1.1)] == ["87.5%", ""]
+    assert [axes.xaxis.get_major_formatter()(value, 0) for value in (0.875, 1, 1.1)] == ["87.5%", "100%", ""]
 
 
 def test_f1_of_each_class_is_a_mark_for_each_run_on_an_axis_that_shows_differences(experiment, charts):
@@ -74,17 +85,23 @@ def test_f1_of_each_class_is_a_mark_for_each_run_on_an_axis_that_shows_differenc
 
 
 def test_dots_of_a_reliability_diagram_are_bins_in_the_colour_of_the_run(toys, charts):
-    dots = [charts(toys)[f"reliability_{run.name}"].axes[0].collections[-1] for run in toys.runs]
+    all_axes = [charts(toys)[f"reliability_{run.name}"].axes[0] for run in toys.runs]
+    dots, lines = [axes.collections[-1] for axes in all_axes], all_axes[1].collections[0].get_segments()
+    np.testing.assert_allclose(lines, [[[x, x], [x, y]] for x, y in dots[1].get_offsets()])  # to the diagonal
+    np.testing.assert_allclose(all_axes[1].lines[0].get_xydata(), [[0, 0], [1, 1]])
+    both = [(axis.get_label_text(), *axis.get_view_interval()) for axis in (all_axes[1].xaxis, all_axes[1].yaxis)]
+    assert both == [("Confidence", 0, 1.02), ("Accuracy", 0, 1.02)]
     assert [to_hex(of.get_facecolor()[0]) for of in dots] == [to_hex(f"C{number}") for number in range(3)]
     np.testing.assert_allclose(dots[1].get_offsets(), [[0.6, 0], [0.92, 1], [0.958, 0]])
     np.testing.assert_allclose(dots[1].get_sizes(), [10 + 190 / 18, 200, 10 + 190 / 18])
 
 
-def test_charts_are_wide_enough_to_read_and_their_bytes_depend_on_the_numbers_alone(toys):
-    first = figures.draw(figures.per_class, toys.runs)
+def test_charts_are_wide_enough_to_read_and_their_bytes_depend_on_the_numbers_alone(experiment):
+    runs = experiment(classes=("$x^$ a", "b")).runs
+    first = figures.draw(figures.per_class, runs)
     user = {"text.usetex": True, "axes.facecolor": "red", "savefig.dpi": 30, "svg.fonttype": "none"}
     with warnings.catch_warnings(), rc_context(user):
         warnings.simplefilter("error")
-        assert figures.draw(figures.per_class, toys.runs) == first
+        assert figures.draw(figures.per_class, runs) == first
     assert all(colour.encode() in first[0] for colour in figures.COLOURS[:3])
     assert Image.open(io.BytesIO(first[1])).width == 1000

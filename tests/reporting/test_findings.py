@@ -48,12 +48,14 @@ def test_a_study_speaks_first_of_recipes_and_names_seeds_that_are_missing_or_not
         "(p = 0.48 adjusted for 2 questions). Shares of its variance: images 100%, seeds 0%, rest 0%."
     )
     assert model[1].startswith("These two models: 90.00% against 80.00% of 20 test images: +10.00 points, 95% interval")
+    assert model[1].endswith(" −12.41 to +32.64, p = 0.32 (p = 0.63 adjusted for 2 questions).")
     assert decay[0].startswith("Over 4 seeds, for other seeds and other images too: +5.00 points, ")
     text = " ".join(findings.notes(found))
     assert "5 seeds were planned and 4 are here: " in text
     assert "Seed 45 lacks cnn." in text
     assert not re.search("make seeds|seeds.csv", text)
-    planned = replace(found, parameters={"study.seeds": 4, "study.margin": 0.003}, foreign=True)
+    more, planned = (replace(found, parameters=found.parameters | {"study.seeds": n}, foreign=True) for n in (3, 4))
+    assert "3 seeds were planned and 4 are here: " in " ".join(findings.notes(more))
     text = " ".join(findings.notes(planned))
     assert "planned" not in text
     assert "plots/seeds.csv also holds trainings of other recipes or data, which are left out." in text
@@ -66,23 +68,26 @@ def test_what_is_less_than_the_full_experiment_is_said_once(experiment, writer):
         ({"epochs": 49, "model": "cnn", "title": "Simple CNN"}, "Simple CNN: 49 of 50 epochs."),
         ({"epochs": 100, "title": "ResNet-18, 16 channels"}, "ResNet-18, 16 channels in place of ResNet-18."),
     ):
-        found = experiment(runs=dict.fromkeys(("one", "two"), writer.runs["resnet"] | run), pairs={})
+        runs = {name: writer.runs["resnet"] | run | {"wrong": wrong} for name, wrong in (("a", [7, 0]), ("b", [7]))}
+        found = experiment(runs=runs, pairs={})
         few = "Few images: 50,000 to train on and 20 to test with (CIFAR-10: 50,000 and 10,000), so an accuracy is"
         assert findings.caveats(found) == f"{few} known to ±13.7 points. {said}".strip()  # Wilson's 69.90 to 97.21 %
-        counts = found.info.counts.model_copy(update={"test": 10_000})
-        assert findings.caveats(replace(found, info=found.info.model_copy(update={"counts": counts}))) == said
+        for train, begins in ((45_000, said), (44_999, "Few images: 49,999 to train on and 10,000 to test with")):
+            counts = found.info.counts.model_copy(update={"train": train, "validation": 5000, "test": 10_000})
+            told = findings.caveats(replace(found, info=found.info.model_copy(update={"counts": counts})))
+            assert (told == said, told.startswith(begins)) == (train == 45_000, True)
 
 
 @pytest.mark.parametrize(("held_out", "keep"), [("test", "best"), ("test", "last"), ("validation", "best")])
 def test_notes_tell_what_was_chosen_on_the_test_set_the_known_result_and_what_seeds_are_for(
-    experiment, writer, toys, held_out, keep
+    experiment, writer, held_out, keep
 ):
     runs = {name: run | {"keep": keep} for name, run in writer.runs.items()}
     text = " ".join(findings.notes(experiment(findings.CIFAR10, [*range(10)] * 2, runs, held_out=held_out)))
     assert ("The best epoch was chosen on the test set" in text) == (held_out == "test" and keep == "best")
     assert "ResNet-18, trained in full on CIFAR-10, is known to reach about 95%: the dotted line." in text
     assert "Each run is one training: a verdict holds for these models. “make seeds” trains others." in text
-    assert "known" not in " ".join(findings.notes(toys))
+    assert "known" not in " ".join(findings.notes(experiment("0123456789", [*range(10)] * 2)))
 
 
 def test_what_to_do_next_follows_from_the_numbers(experiment, writer, toys):
@@ -98,4 +103,5 @@ def test_what_to_do_next_follows_from_the_numbers(experiment, writer, toys):
     for best, words in ((6, "longer training"), (5, "another width")):
         run = replace(toys.runs[0], tested=toys.runs[0].tested.model_copy(update={"best_epoch": best}))
         said = f"Next: {words}; Simple CNN was best in epoch {best} of 6, and its gap is 2.0 points."
-        assert findings.next_step(replace(toys, runs=[run], pairs=[])) == said
+        tested = run.tested.model_copy(update={"accuracy": 0.1, "last_accuracy": 1.0})
+        assert findings.next_step(replace(toys, runs=[replace(run, label="x", tested=tested), run], pairs=[])) == said

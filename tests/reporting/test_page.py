@@ -55,12 +55,15 @@ def test_both_forms_hold_the_same_tables_verdicts_first_and_experts_last(experim
     parts = f"{parts}|What was run|ab12ab12|[2, 2, 2, 2]".split("|")
     for form in (index, html.unescape(text)):
         assert [form.index(part) for part in parts] == sorted(form.index(part) for part in parts)
+    assert "<h1>ResNet-18, decay 5e-4 against Simple CNN on &lt;toys&gt;</h1>" in index
+    assert index.count("<h2>Is ResNet-18, decay 5e-4 better than Simple CNN?</h2>") == 1
     assert re.search(r'<details class="experts">.*Top-2 accuracy.*</details>', index, re.DOTALL)
 
 
 def test_each_chart_has_its_place_and_the_page_stands_alone(experiment, render):
     experiment(held_out="validation")
-    index = render()[0]
+    index, text = render()
+    assert all("Validation, last epoch" in form for form in (index, text))
     chart = r'<h3>([^<]*)</h3></figcaption><img src="data:image/svg\+xml;base64,([^"]*)" alt="[^"]+"'
     titles, names = zip(*re.findall(chart, index), strict=True)
     assert titles[:5] == ("Test accuracy", "Validation accuracy", "Loss", "Generalisation gap", "F1 of each class")
@@ -105,8 +108,10 @@ def test_confusion_matrices_show_counts_coloured_by_the_root_of_their_share_of_t
     assert dogs == [(' style="--share: 32%"', "1"), (' class="right" style="--share: 95%"', "9")]
 
 
-def test_galleries_show_suspects_confident_mistakes_and_all_mistakes(experiment, render, monkeypatch):
-    experiment(classes=("cat", "dog", "cow"))
+def test_galleries_show_suspects_confident_mistakes_and_all_mistakes(experiment, writer, render, monkeypatch):
+    wrong = {"cnn": [12, 0, 3, 4], "resnet": [12, 0], "resnet_ablation": [12, 0, 7]}
+    runs = {name: writer.runs[name] | {"wrong": images} for name, images in wrong.items()}
+    experiment(classes=("cat", "dog", "cow"), runs=runs)
     images, galleries = np.load("data/test.npz")["images"], []
     for gallery in re.findall(r'<ul class="pictures">(.*?)</ul>', render()[0], re.DOTALL):
         galleries.append([])
@@ -114,11 +119,13 @@ def test_galleries_show_suspects_confident_mistakes_and_all_mistakes(experiment,
             picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
             number = int(np.flatnonzero((images == picture).all((1, 2, 3)))[0])
             galleries[-1].append((number, re.sub(r"<[^>]*>", " ", caption)))
-    wrong = [(7, "cat dog, 95.8% 0/0007.jpg"), (0, "cat dog, 60.0% 0/0000.jpg")]
-    assert galleries == [[wrong[1]], wrong, wrong]
-    assert "cat: 2</h3>" in render()[0]
+    dog, cat = (12, "dog cow, 95.8% 1/0012.jpg"), (0, "cat dog, 60.0% 0/0000.jpg")
+    assert galleries == [[(12, "dog cow, 94.8% 1/0012.jpg"), cat], [dog, cat], [cat], [dog]]
+    assert re.findall(r"<h3>(\w+: \d)</h3>", render()[0]) == ["cat: 1", "dog: 1"]
     monkeypatch.setattr(page, "MOST_WRONG", 1)
-    experiment(size=64)
+    monkeypatch.setattr(page, "GALLERY", 1)
+    experiment(size=64, runs=runs)
+    assert re.findall(r"<br>(.*?)</li>", render()[0]) == ["1/0012.jpg"] * 3
     folded = re.search(r'<details class="wrong">.*?</details>', render()[0], re.DOTALL)[0]
     assert "The 1 most confident of 2." in folded
     (small,) = re.findall(r'base64,([^"]+)"', folded)

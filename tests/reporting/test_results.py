@@ -61,6 +61,9 @@ def test_a_study_has_the_seeds_of_these_recipes_alone_and_at_least_three(experim
     assert [round(pair.recipes.difference, 9) for pair in found.pairs] == [0.1, 0.05]
     assert (found.pairs[0].recipes.seeds, found.pairs[0].recipes.images) == (3, 20)
     np.testing.assert_array_equal(found.study["resnet"][44], answers[44, "resnet"])
+    opposite = {(seed, run): np.arange(20) >= 15 * (run == "resnet") for seed, run in answers}
+    assert [pair.verdict for pair in writer.seeds(opposite).pairs] == ["worse", "worse"]  # which one training was not
+    writer.seeds(answers)
     table = Path("plots/seeds.csv")
     table.write_text(table.read_text().replace(writer.digest("cnn"), "0" * 64))
     other = writer.read()
@@ -75,4 +78,6 @@ def test_the_digest_of_a_recipe_leaves_out_seed_and_place_of_the_images_alone(ex
     others = {"size": 16}, {"data__validation": 0.1}, {"runs": {"cnn": writer.runs["resnet"]}, "pairs": {}}
     first, second, *rest = (experiment(**changes) and writer.digest("cnn") for changes in ({}, same, *others))
     assert first == second
-    assert len({first, *rest}) == 4
+    path = Path("metrics/evaluation.json")
+    path.write_text(path.read_text().replace("ab12", "cd34"))  # other images of the same size
+    assert len({first, *rest, writer.digest("cnn")}) == 5

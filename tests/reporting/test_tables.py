@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 
@@ -10,8 +12,9 @@ def rows(frame: pd.DataFrame) -> list[str]:
     return [" | ".join(map(str, row)) for row in [frame.columns, *frame.to_numpy()]]
 
 
-def test_the_tables_of_runs_have_each_run_s_own_figures(experiment):
-    results = experiment(("cat", "dog", "cow"))
+def test_the_tables_of_runs_have_each_run_s_own_figures(experiment, writer):
+    runs = writer.runs | {"resnet": writer.runs["resnet"] | {"keep": "last"}}
+    results = experiment(("cat", "dog", "cow"), runs=runs)
     head = "Run | Model | Weight decay | Parameters | Epochs | Test accuracy | 95% interval"
     assert rows(tables.run_table(results.runs, "validation")) == [
         f"{head} | Validation, last epoch | Gap, points | Time",  # and Wilson's intervals of 16, 18 and 17 of 20
@@ -45,6 +48,16 @@ def test_scores_confusions_and_machines_stand_each_in_their_column(toys):
         "Run | Images per second | Device | Instruction set | Threads | Precision | Compiled | Torch | Python",
         "resnet | 2,234 | GPU 1 | AVX2 | 3 | bf16 | True | 2.91 | 3.91",
     ]
+
+
+def test_of_many_classes_the_worst_and_best_by_mean_f1_are_named_and_of_confusions_the_most_frequent(toys, monkeypatch):
+    scores = ([0.5, 0.9, 0.3, 0.8], [0.7, 0.9, 0.3, 0.4])
+    runs = [SimpleNamespace(per_class=pd.DataFrame({"f1": f1, "recall": f1[::-1]})) for f1 in scores]
+    assert tables.extremes(runs) == [0, 1, 2, 3]
+    monkeypatch.setattr(tables, "MANY_CLASSES", 3)
+    monkeypatch.setattr(tables, "NAMED", 1)
+    assert tables.extremes(runs) == [2, 1]
+    assert rows(tables.confused(toys.runs[0]))[1:] == ["cat | dog | 3"]
 
 
 def test_seeds_have_mean_and_spread_and_the_seeds_that_would_find_the_margin(experiment, writer):
