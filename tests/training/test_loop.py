@@ -83,7 +83,7 @@ def plain_training(
 
 @pytest.mark.parametrize(
     ("held_out", "keep", "cutout", "usual"),
-    [("test", "best", 0, ["cosine", 0, False, 0.0]), ("validation", "last", 3, ["step", 1, True, 0.2])],
+    [("test", "last", 0, ["cosine", 0, False, 0.0]), ("validation", "best", 3, ["step", 1, True, 0.2])],
 )
 def test_twenty_steps_are_those_of_a_plain_loop(held_out, keep, cutout, usual):
     """Five steps an epoch, the last of six images; losses, accuracies, rates, and the weights and statistics kept."""
