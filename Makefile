@@ -88,6 +88,7 @@ seeds: repository environment ## the experiment with the seeds of `study`, and w
 compare: repository environment ## the experiments of this commit side by side: changes and accuracies
 	@dvc exp show --only-changed --drop 'metrics|models|plots|^data$$|Created|State|Executor|.*difference|.*\.p$$' --no-pager
 	@python -m stages.commands.seeds --missing >/dev/null || : # names those whose parameters no model was trained with
+	@echo 'A column is missing? COLUMNS=160 make compare'
 	@echo 'Each is one training on the same test images: the best of many is partly luck.'
 
 # Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.
@@ -132,7 +133,7 @@ environment:
 	set -e; PATH=$${PATH#*:}; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12")'; \
-	echo 'Setting up $(VENV): about 3 GB to download, most of it for GPUs, and 6 GB on disk. This takes minutes.'; \
+	echo 'Setting up $(VENV): about 3 GB to download, most of it for GPUs, and 6 GB on disk (less with UV_TORCH_BACKEND=cpu). This takes minutes.'; \
 	$(PYTHON) -m venv --clear $(VENV); \
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv; \
 	test -t 2 || quiet=--quiet; \

@@ -42,7 +42,7 @@ def main(args: Namespace) -> None:
 def gather(results: Results) -> dict[str, Any]:
     """Return the content of both forms of the report but its pictures; they add the tables themselves."""
     pairs, margin, name = results.pairs, results.parameters["study.margin"], results.info.name
-    revision, repeat = page.origin(results.parameters)
+    revision, repeat = page.provenance(results.parameters)
     return {
         "title": f"{' against '.join(pairs[0].labels) if pairs else f'{len(results.runs)} runs'} on {name}",
         "results": results,

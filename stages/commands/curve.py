@@ -67,6 +67,7 @@ def draw(dots: pd.DataFrame, parameter: str) -> Figure:
         axes.plot(means, color=f"C{number}", linestyle=figures.DASHES[number % 7])
     if dots.value.dtype.kind in "if" and 0 < 10 * dots.value.min() <= dots.value.max():
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel=parameter, ylabel="Test accuracy, with 95% interval")
     axes.yaxis.set_major_formatter(lambda value, _: figures.tick_percent(value))
     axes.grid(axis="y")

@@ -156,7 +156,7 @@ def parse_yaml(text: str | bytes, where: str | Path) -> Any:
         UserError: it is none; the message begins with `where`.
     """
     try:
-        return yaml.load(text, Loader)  # a SafeLoader
+        return yaml.load(text, Loader)
     # A KeyError or an AttributeError comes of a tag such as `!!bool x`
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}: not valid YAML: {printable(error)}") from error

@@ -39,7 +39,7 @@ Parts = tuple[str, ...]  # of a path below data.path
 Openers = dict[Parts, Any]  # what opens each file, without arguments; None for links and special files
 
 
-class Place(NamedTuple):
+class Entry(NamedTuple):
     split: str  # train, test, or nothing where there are no splits
     label: str  # in NFC: a Mac's copy of a folder spells accented letters otherwise
     name: str
@@ -98,7 +98,7 @@ def _walk(folder: Path, parts: Parts = ()) -> Iterator[tuple[Parts, Callable[[],
             yield below, partial(open, child, "rb") if child.is_file() else None
 
 
-def _places(openers: Openers) -> tuple[dict[Place, Parts], list[str]]:
+def _places(openers: Openers) -> tuple[dict[Entry, Parts], list[str]]:
     """Return the place of each image, in the order of `openers`, and notes on what is passed over or taken for a split.
 
     Raises:
@@ -109,7 +109,7 @@ def _places(openers: Openers) -> tuple[dict[Place, Parts], list[str]]:
     aside = {"/".join(parts[:i]) for parts, i in odd.items() if i and not RUBBISH.fullmatch(parts[-1])}
     kept = [parts for parts in openers if parts and not odd[parts]]
     enclosed, splits = _layout(kept)
-    places: dict[Place, Parts] = {}
+    places: dict[Entry, Parts] = {}
     problems = []
     for parts in kept:
         if len(parts) <= enclosed + 1 or (splits and parts[enclosed] not in splits):
@@ -117,14 +117,16 @@ def _places(openers: Openers) -> tuple[dict[Place, Parts], list[str]]:
             continue
         # DVC's page of charts breaks on a comment or an element of HTML in a name
         label, name = normalize("NFC", parts[-2]).replace("<", "‹"), parts[-1].replace("<", "‹")
-        place = Place(splits.get(parts[enclosed], ""), label, name)
+        place = Entry(splits.get(parts[enclosed], ""), label, name)
         if len(parts) != enclosed + (3 if splits else 2) or not openers[parts] or place in places:
             problems.append(printable("/".join(parts)))
         places.setdefault(place, parts)
     if all(place.name.lower().endswith((".parquet", ".arrow", ".csv", ".json")) for place in places):
         raise UserError(f"no images in folders of classes; it must be {LAYOUT}; export tables such as .parquet")
     if problems:
-        raise UserError(f"out of place, there twice or no plain file: {listed(problems)}; it must be {LAYOUT}")
+        raise UserError(
+            f"not right in the folder of a class, there twice or a link: {listed(problems)}; it must be {LAYOUT}"
+        )
     notes = [f"{printable(name)}/ is taken for {split}/" for name, split in splits.items() if name != split]
     return places, notes + ([f"not read: {listed(sorted({printable(name) for name in aside}))}"] if aside else [])
 
@@ -144,14 +146,14 @@ def _layout(kept: list[Parts]) -> tuple[bool, dict[str, str]]:
     return enclosed, {folder: split for split, folder in folders.items()}
 
 
-def _divided(places: dict[Place, Parts], share: float) -> dict[Place, Parts]:
+def _divided(places: dict[Entry, Parts], share: float) -> dict[Entry, Parts]:
     """Draw a test set from images without splits."""
     labels = np.array([place.label for place in places])
     test = drawn(labels, np.array([f"{place.label}/{place.name}" for place in places]), share)
     return {at._replace(split="test" if t else "train"): places[at] for at, t in zip(places, test, strict=True)}
 
 
-def _check_classes(places: dict[Place, Parts]) -> None:
+def _check_classes(places: dict[Entry, Parts]) -> None:
     """Raise a UserError if a name cannot be shown, two look alike, a split lacks a class, or there is only one."""
     train, test = ({place.label for place in places if place.split == split} for split in ("train", "test"))
     looks: dict[str, str] = {}
@@ -167,7 +169,7 @@ def _check_classes(places: dict[Place, Parts]) -> None:
         raise UserError(f"one class, {printable(min(train))}; a classifier needs two or more, each in its own folder")
 
 
-def _decoded(openers: Openers, places: dict[Place, Parts], size: int) -> Source:
+def _decoded(openers: Openers, places: dict[Entry, Parts], size: int) -> Source:
     check_memory(len(places), size)
     ordered = sorted(places)  # the test images first
     row = {place: i for i, place in enumerate(ordered)}
@@ -186,5 +188,8 @@ def _decoded(openers: Openers, places: dict[Place, Parts], size: int) -> Source:
     classes, labels = np.unique([place.label for place in ordered], return_inverse=True)
     names = [f"{place.label}/{place.name}".encode(errors="backslashreplace").decode() for place in ordered]
     tests = sum(place.split == "test" for place in ordered)
+    known = {digests[place] for place in ordered[tests:]}
+    if copies := sum(digests[place] in known for place in ordered[:tests]):
+        print(f"note: {copies:,} of {tests:,} test images are training images too, byte for byte", flush=True)
     train, test = (Split(images[at], labels[at], np.array(names[at])) for at in (slice(tests, None), slice(tests)))
     return Source("", digest.hexdigest(), classes.tolist(), train, test)

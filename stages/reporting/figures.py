@@ -91,7 +91,7 @@ def curves(runs: list[Run], column: str, label: str, tick: Callable[..., str]) -
     low, high = min(late), max(late)
     margin = 0.06 * (high - low) or 0.01
     axes.set(xlabel="Epoch", ylabel=label, ylim=(low - margin, high + margin))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.yaxis.set_major_formatter(tick)
     axes.grid(axis="y")
     _legend(figure, runs)

@@ -28,9 +28,8 @@ def caveats(results: Results) -> str:
             f"Few images: {train:,} to train on and {counts.test:,} to test with (CIFAR-10: {FULL_TRAIN:,} and "
             f"{FULL_TEST:,}), so an accuracy is known to ±{100 * half:.1f} points."
         ]
-    for run in results.runs:
-        recipe: dict[str, Any] = run.tested.recipe
-        title, epochs = FULL.get(recipe["model"], (run.tested.title, 0))
+    for run in results.runs if results.info.source != "images" else []:
+        title, epochs = FULL.get(str(run.tested.recipe["model"]), (run.tested.title, 0))
         if run.tested.title != title:
             said.append(f"{run.tested.title} in place of {title}.")
         if len(run.history) < epochs:
@@ -89,7 +88,7 @@ def notes(results: Results) -> list[str]:
     recipe: dict[str, Any] = results.runs[0].tested.recipe
     if results.held_out == "test" and recipe["train"]["keep"] == "best":
         said.append("The best epoch was chosen on the test set, so these accuracies are slightly too high.")
-    seeds, planned = len(results.study), results.parameters["study.seeds"]
+    seeds, planned = len(results.study.dropna()), results.parameters["study.seeds"]
     if not seeds:
         said.append("Each run is one training: a verdict holds for these models. “make seeds” trains others.")
     elif seeds != planned:
@@ -111,9 +110,10 @@ def next_step(results: Results) -> str:
         compared = pair.recipes
         low, high = (compared or pair.comparison).interval
         if compared.shares["images"] > 0.5 if compared else high - low > 20 * margin:
-            return f"Next: more test images; with these, {100 * (high - low):.1f} points stay open."
+            return f"Next: more test images; these leave {100 * (high - low):.1f} points open."
         count = seeds_needed(compared, margin)[0] if compared else results.parameters["study.seeds"]
-        return f"Next: train {count:,} seeds of each recipe with “make seeds” (study.seeds)."
+        if count <= 100:
+            return f"Next: train {count:,} seeds of each recipe: set study.seeds in params.yaml, then “make seeds”."
     change = "longer training" if best.tested.best_epoch > 0.9 * len(best.history) else "another width"
     return (
         f"Next: {change}; {best.label} was best in epoch {best.tested.best_epoch} of {len(best.history)}, and its gap "

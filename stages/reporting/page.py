@@ -42,20 +42,15 @@ def charts(results: Results) -> dict[str, tuple[bytes, bytes]]:
 
 def render(template: str, content: dict[str, Any]) -> bytes:
     """Return the report in the form of a template: the page, self-contained, or GitHub's Markdown, without pictures."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # of HTML; what `markdown` has escaped in its own way stays as it is
-        finalize=markdown if template.startswith("report.md") else None,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    finalize = markdown if template.startswith("report.md") else None  # what it has escaped in its own way stays so
+    blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    templates = Environment(loader=loader, autoescape=True, finalize=finalize, undefined=StrictUndefined, **blocks)
     templates.globals |= {"tables": tables, "confusion": confusion}
     templates.filters |= {"short": short, "percent": percent}
     templates.filters["base64"] = lambda content: base64.b64encode(content).decode()
     templates.filters["text"] = lambda value: value if isinstance(value, str) else json.dumps(value)
-    return templates.get_template(template).render(content).encode()
+    return f"{templates.get_template(template).render(content)}\n".encode()
 
 
 def pictures(results: Results, test: Split) -> dict[str, Any]:
@@ -89,7 +84,7 @@ def _pictures(answers: pd.DataFrame, test: Split, side: int) -> list[dict[str, A
     return found
 
 
-def origin(parameters: dict[str, Any]) -> tuple[str, str]:
+def provenance(parameters: dict[str, Any]) -> tuple[str, str]:
     """Say from which git revision this is, and with which shell commands to repeat it; none where a value is unusual.
 
     Args:

@@ -120,9 +120,9 @@ def recipe_digest(evaluation: Evaluation, run: str) -> str:
 
 def read_study(evaluation: Evaluation, read: Read) -> tuple[pd.DataFrame, bool]:
     """Read the trainings in plots/seeds.csv that have the recipes of these runs, and whether there are others."""
-    empty = pd.DataFrame(columns=["seed", "run", "images", "correct", "recipe"])
-    table = parse_csv(read(files.SEEDS), files.SEEDS) if files.SEEDS.exists() else empty
-    table = table.reindex(columns=[*empty]).drop_duplicates(["seed", "run"])  # git may have merged two
+    table = parse_csv(read(files.SEEDS), files.SEEDS) if files.SEEDS.exists() else pd.DataFrame()
+    # Without what a merge of git may leave
+    table = table.reindex(columns=["seed", "run", "images", "correct", "recipe"]).drop_duplicates(["seed", "run"])
     ours = table[table.recipe == table.run.map({run: recipe_digest(evaluation, run) for run in evaluation.runs})]
     bits = (np.frombuffer(base64.b64decode(text), np.uint8) for text in ours.correct)
     right = [np.unpackbits(of, count=images).astype(bool) for of, images in zip(bits, ours.images, strict=True)]

@@ -66,11 +66,11 @@ class Checkpoint:
     Args:
         run: the name of the run.
         fingerprint: everything that the result follows from; a checkpoint with another one is not used.
-        workers: number and kind of the devices. Resuming on others is allowed, and is said.
+        devices: their number and kind. Resuming on others is allowed, and is said.
     """
 
-    def __init__(self, run: str, fingerprint: dict[str, str], workers: str):
-        self.path, self.fingerprint, self.workers = FOLDER / f"{run}.safetensors", fingerprint, workers
+    def __init__(self, run: str, fingerprint: dict[str, str], devices: str):
+        self.path, self.fingerprint, self.devices = FOLDER / f"{run}.safetensors", fingerprint, devices
         self.due = 0.0  # by time.monotonic()
 
     def load(self) -> State | None:
@@ -84,8 +84,8 @@ class Checkpoint:
         except ValueError as error:
             print(f"{self.path}: starting from epoch 1, because this checkpoint {printable(error)}")
             return None
-        if card["workers"] != self.workers:
-            print(f"{self.path}: begun on {card['workers']}, resumed on {self.workers}: like another seed")
+        if card["devices"] != self.devices:
+            print(f"{self.path}: begun on {card['devices']}, resumed on {self.devices}: like another seed")
         step, best = (_below(prefix, tensors) for prefix in ("step.", "best."))
         return State(step, card["history"], best, card["seconds"], card["training_seconds"])
 
@@ -98,7 +98,7 @@ class Checkpoint:
         if began < self.due and not finished:
             return
         card = {name: getattr(state, name) for name in ("history", "seconds", "training_seconds")}
-        card |= {"fingerprint": self.fingerprint, "workers": self.workers}
+        card |= {"fingerprint": self.fingerprint, "devices": self.devices}
         tensors = {f"step.{name}": tensor for name, tensor in state.tensors.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
         content = to_bytes(card, tensors)

@@ -95,7 +95,7 @@ class Device:
         if self.torch.type == "cuda":
             return "sm_{}{}".format(*torch.cuda.get_device_capability(self.torch))
         limits = [os.environ[name] for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if name in os.environ]
-        return " ".join([torch.backends.cpu.get_cpu_capability(), *limits])
+        return " ".join(dict.fromkeys([torch.backends.cpu.get_cpu_capability(), *limits]))
 
     @property
     def kind(self) -> str:

@@ -56,7 +56,7 @@ class Progress:
         sys.stdout.flush()
 
     def finish(self, state: State) -> None:
-        """Print a line about the whole run, as the notebook has it."""
+        """Print a line about the whole run."""
         self.bar.close()
         took = f"{self.recipe.run}: {len(state.history)} epochs in {state.seconds:,.1f} s"
         best = f"{state.best[f'{state.held_out}_accuracy']:.2%} in epoch {state.best['epoch']}"

@@ -147,11 +147,11 @@ def committed(tmp_path, monkeypatch) -> dict:
 def test_revision_date_and_author_are_told_and_changed_code(committed, monkeypatch):
     head = subprocess.check_output(["git", "rev-parse", "--short=10", "HEAD"], text=True).strip()
     said = f"Git revision {head} of 2026-01-02 by A & Author"
-    assert page.origin(committed) == (f"{said}.", f"git checkout {head}\ndvc exp run")
+    assert page.provenance(committed) == (f"{said}.", f"git checkout {head}\ndvc exp run")
     Path("dvc.yaml").touch()
-    assert page.origin(committed)[0] == f"{said}, with uncommitted changes."
+    assert page.provenance(committed)[0] == f"{said}, with uncommitted changes."
     monkeypatch.setenv("PATH", "/nowhere")
-    assert page.origin(committed) == ("Git revision unknown: [Errno 2] No such file or directory: 'git'.", "")
+    assert page.provenance(committed) == ("Git revision unknown: [Errno 2] No such file or directory: 'git'.", "")
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_revision_date_and_author_are_told_and_changed_code(committed, monkeypat
 def test_dvc_reads_back_what_the_command_sets_adds_and_drops_or_there_is_none(committed, value):
     new = {"data.path": value, "rate": 1e-5, "flip": False, "blocks": [1, 2], "compare.model": ["a", "b"]}
     changed = {key: value for key, value in (committed | new).items() if key != "runs.gone.model"}
-    words = shlex.split(page.origin(changed)[1].replace("\\\n", " "))
+    words = shlex.split(page.provenance(changed)[1].replace("\\\n", " "))
     apply_overrides("params.yaml", [word for flag, word in pairwise(words) if flag == "-S"])
     assert flat(parse_yaml(Path("params.yaml").read_bytes(), "params.yaml")) == changed
     for unsafe in 'a "quote"', "it's", "`b`", "${x}", "two\nlines", "\x85", "C:\\x", "\u2028":
-        assert page.origin(committed | {"data.path": unsafe, "seed": 7})[1] == ""
+        assert page.provenance(committed | {"data.path": unsafe, "seed": 7})[1] == ""

@@ -27,8 +27,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def checkpoint(workers: str = "CPU, 2 threads", **fingerprint: str) -> Checkpoint:
-    return Checkpoint("toy", FINGERPRINT | fingerprint, workers)
+def checkpoint(devices: str = "CPU, 2 threads", **fingerprint: str) -> Checkpoint:
+    return Checkpoint("toy", FINGERPRINT | fingerprint, devices)
 
 
 def test_the_state_loaded_is_the_one_saved_and_without_one_there_is_nothing_to_say(capsys):
