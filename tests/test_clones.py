@@ -1,10 +1,6 @@
 """The same experiment in other places: same bytes, and a second clone that pulls in place of training."""
 
 import subprocess
-import urllib.request
-
-import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.pipeline import STAGES, Clone
 
@@ -17,32 +13,14 @@ def test_another_folder_locale_and_hash_seed_give_the_same_bytes(finished, tmp_p
     assert len(expected) > 20
 
 
-@pytest.fixture(scope="module")
-def s3_server():
-    """The address of an S3 of our own with the bucket `experiments`."""
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    request = urllib.request.Request(f"{address}/experiments", method="PUT")
-    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
-    yield address
-    server.stop()
-
-
-@pytest.mark.parametrize("storage", ["folder", "s3"])
-def test_a_second_clone_pulls_everything_and_trains_nothing(finished, tmp_path, request, storage):
-    credentials = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "NO_PROXY": "127.0.0.1"}
-    first = finished.copy(tmp_path / "first", **credentials)
-    if storage == "folder":
-        first.dvc("remote", "add", "--default", "storage", str(tmp_path / "storage"))
-    else:
-        first.dvc("remote", "add", "--default", "storage", "s3://experiments/cifar10")
-        first.dvc("remote", "modify", "storage", "endpointurl", request.getfixturevalue("s3_server"))
+def test_a_second_clone_pulls_everything_and_trains_nothing(finished, tmp_path):
+    first = finished.copy(tmp_path / "first")
+    first.dvc("remote", "add", "--default", "storage", str(tmp_path / "storage"))
     first.commit("storage")
     first.dvc("push")
 
     first.run("git", "clone", "--quiet", str(first.folder), str(tmp_path / "second"))
-    second = Clone(tmp_path / "second", **credentials)
+    second = Clone(tmp_path / "second")
     assert not (second.folder / "models").exists()
     second.dvc("pull")
     assert second.results() == first.results()

@@ -28,7 +28,7 @@ def caveats(results: Results) -> str:
             f"Few images: {train:,} to train on and {counts.test:,} to test with (CIFAR-10: {FULL_TRAIN:,} and "
             f"{FULL_TEST:,}), so an accuracy is known to ±{100 * half:.1f} points."
         ]
-    for run in results.runs if results.info.source != "images" else []:
+    for run in results.runs if results.info.source != "images" or is_cifar10(results) else []:
         title, epochs = FULL.get(str(run.tested.recipe["model"]), (run.tested.title, 0))
         if run.tested.title != title:
             said.append(f"{run.tested.title} in place of {title}.")
@@ -93,7 +93,7 @@ def notes(results: Results) -> list[str]:
         said.append("Each run is one training: a verdict holds for these models. “make seeds” trains others.")
     elif seeds != planned:
         said.append(
-            f"{planned} seeds were planned and {seeds} are here: whoever stops or goes on by the results finds "
+            f"{planned} seeds were planned and {seeds} are complete: whoever stops or goes on by the results finds "
             "differences that are none."
         )
     for seed, row in results.study[results.study.isna().any(axis=1)].iterrows():
@@ -113,7 +113,7 @@ def next_step(results: Results) -> str:
             return f"Next: more test images; these leave {100 * (high - low):.1f} points open."
         count = seeds_needed(compared, margin)[0] if compared else results.parameters["study.seeds"]
         if count <= 100:
-            return f"Next: train {count:,} seeds of each recipe: set study.seeds in params.yaml, then “make seeds”."
+            return f"Next: train {count:,} seeds of each recipe with “make seeds” (study.seeds in params.yaml)."
     change = "longer training" if best.tested.best_epoch > 0.9 * len(best.history) else "another width"
     return (
         f"Next: {change}; {best.label} was best in epoch {best.tested.best_epoch} of {len(best.history)}, and its gap "

@@ -113,7 +113,7 @@ def test_a_class_name_is_the_same_composed_and_decomposed(tmp_path):
     mixed = {name.replace(composed, decomposed) if "test" in name else name: c for name, c in files.items()}
     assert_same(write(tmp_path, "zip", mixed), read(write(tmp_path, "folder", files), 8, 0.2))
     both = files | {f"train/{decomposed}/2.png": encoded(picture(9))}
-    assert f"there twice or no plain file: train/{decomposed}/2.png" in refusal(write(tmp_path, "tar", both))
+    assert f"there twice or a link: train/{decomposed}/2.png" in refusal(write(tmp_path, "tar", both))
 
 
 def test_links_are_followed_in_a_folder_alone_and_broken_ones_and_devices_are_named(tmp_path, plain):
@@ -124,10 +124,10 @@ def test_links_are_followed_in_a_folder_alone_and_broken_ones_and_devices_are_na
     assert_same(folder, plain)
     (folder / "test/cat/link.png").symlink_to("nowhere")
     os.mkfifo(folder / "test/cat/pipe.png")
-    assert "no plain file: test/cat/link.png; test/cat/pipe.png; it must be" in refusal(folder)
+    assert "or a link: test/cat/link.png; test/cat/pipe.png; it must be" in refusal(folder)
     for kind in tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE:
         path = write(tmp_path, "tar", contents(), "toys", member("train/cat/x.png", kind=kind, link="/etc/passwd"))
-        assert "no plain file: train/cat/x.png" in refusal(path)
+        assert "or a link: train/cat/x.png" in refusal(path)
 
 
 def test_any_name_that_can_be_shown_is_a_class_and_none_opens_an_element_of_html(tmp_path):
@@ -151,7 +151,7 @@ def test_a_class_whose_name_would_garble_a_line_is_shown_in_escapes_and_once(tmp
 GOOD = encoded(picture(1))
 WRONG = [  # what is taken away, what is added, and what is said
     ("-", {"train/cat/1.HEIC": b"\0\0\0\x18ftypheic"}, "1.HEIC: not an image that can be read: convert it"),
-    ("-", {"train/cat/deep/1.png": b""}, "no plain file: train/cat/deep/1.png; it must be a folder"),
+    ("-", {"train/cat/deep/1.png": b""}, "or a link: train/cat/deep/1.png; it must be a folder"),
     ("-", {"train/bird/1.png": GOOD, "test/cow/1.png": GOOD}, "classes in one of train/ and test/ alone: bird; cow"),
     ("test/", {"test/1.png": b""}, "only train/ of train/ and test/ in it"),
     ("/cat/", {}, "one class, dög fish"),

@@ -77,7 +77,7 @@ def write_experiment(
     tables = tables_of([*results.values()], curves)
     for path, table in tables.items():
         files.write_csv(path, table)
-    parameters = {"seed": 42, "data.path": None, "data.image_size": size, "resnet.blocks": [2, 2, 2, 2]}
+    parameters = {"seed": 42, "data.image_size": size, "resnet.blocks": [2, 2, 2, 2]}
     parameters |= {"study.seeds": 5, "study.margin": 0.003, **{k.replace("__", "."): v for k, v in other.items()}}
     digests = {str(path): files.sha256(path.read_bytes()) for path in tables}
     record = {"data": info.sha256, "parameters": parameters, "runs": summaries, "comparisons": compare(results, pairs)}

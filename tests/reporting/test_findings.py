@@ -51,11 +51,11 @@ def test_a_study_speaks_first_of_recipes_and_names_seeds_that_are_missing_or_not
     assert model[1].endswith(" −12.41 to +32.64, p = 0.32 (p = 0.63 adjusted for 2 questions).")
     assert decay[0].startswith("Over 4 seeds, for other seeds and other images too: +5.00 points, ")
     text = " ".join(findings.notes(found))
-    assert "5 seeds were planned and 4 are here: " in text
+    assert "5 seeds were planned and 3 are complete: " in text
     assert "Seed 45 lacks cnn." in text
     assert not re.search("make seeds|seeds.csv", text)
-    more, planned = (replace(found, parameters=found.parameters | {"study.seeds": n}, foreign=True) for n in (3, 4))
-    assert "3 seeds were planned and 4 are here: " in " ".join(findings.notes(more))
+    more, planned = (replace(found, parameters=found.parameters | {"study.seeds": n}, foreign=True) for n in (2, 3))
+    assert "2 seeds were planned and 3 are complete: " in " ".join(findings.notes(more))
     text = " ".join(findings.notes(planned))
     assert "planned" not in text
     assert "plots/seeds.csv also holds trainings of other recipes or data, which are left out." in text
@@ -69,7 +69,7 @@ def test_what_is_less_than_the_full_experiment_is_said_once(experiment, writer):
         ({"epochs": 100, "title": "ResNet-18, 16 channels"}, "ResNet-18, 16 channels in place of ResNet-18."),
     ):
         runs = {name: writer.runs["resnet"] | run | {"wrong": wrong} for name, wrong in (("a", [7, 0]), ("b", [7]))}
-        found = experiment(runs=runs, pairs={})
+        found = experiment(findings.CIFAR10, [*range(10)] * 2, runs, {})
         few = "Few images: 50,000 to train on and 20 to test with (CIFAR-10: 50,000 and 10,000), so an accuracy is"
         assert findings.caveats(found) == f"{few} known to ±13.7 points. {said}".strip()  # Wilson's 69.90 to 97.21 %
         for train, begins in ((45_000, said), (44_999, "Few images: 49,999 to train on and 10,000 to test with")):
@@ -91,9 +91,9 @@ def test_notes_tell_what_was_chosen_on_the_test_set_the_known_result_and_what_se
 
 
 def test_what_to_do_next_follows_from_the_numbers(experiment, writer, toys):
-    assert findings.next_step(toys) == "Next: more test images; with these, 45.1 points stay open."  # −12.4 to 32.6
+    assert findings.next_step(toys) == "Next: more test images; these leave 45.1 points open."  # −12.4 to 32.6
     runs = {name: run | {"wrong": [n, 9]} for n, (name, run) in enumerate(writer.runs.items())}
-    seeds = "Next: train {} seeds of each recipe with “make seeds” (study.seeds)."
+    seeds = "Next: train {} seeds of each recipe with “make seeds” (study.seeds in params.yaml)."
     assert findings.next_step(experiment(labels=(0, 1) * 500, runs=runs)) == seeds.format(5)
     random = np.random.default_rng(0)
     study = [*product(range(4), writer.runs)]

@@ -118,14 +118,14 @@ def test_galleries_show_suspects_confident_mistakes_and_all_mistakes(experiment,
         for data, caption in re.findall(r'base64,([^"]+)" alt=""><strong>(.*?)</li>', gallery):
             picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
             number = int(np.flatnonzero((images == picture).all((1, 2, 3)))[0])
-            galleries[-1].append((number, re.sub(r"<[^>]*>", " ", caption)))
+            galleries[-1].append((number, " ".join(re.sub(r"<[^>]*>", " ", caption).split())))
     dog, cat = (12, "dog cow, 95.8% 1/0012.jpg"), (0, "cat dog, 60.0% 0/0000.jpg")
     assert galleries == [[(12, "dog cow, 94.8% 1/0012.jpg"), cat], [dog, cat], [cat], [dog]]
     assert re.findall(r"<h3>(\w+: \d)</h3>", render()[0]) == ["cat: 1", "dog: 1"]
     monkeypatch.setattr(page, "MOST_WRONG", 1)
     monkeypatch.setattr(page, "GALLERY", 1)
     experiment(size=64, runs=runs)
-    assert re.findall(r"<br>(.*?)</li>", render()[0]) == ["1/0012.jpg"] * 3
+    assert re.findall(r"<br><bdi>(.*?)</bdi></li>", render()[0]) == ["1/0012.jpg"] * 3
     folded = re.search(r'<details class="wrong">.*?</details>', render()[0], re.DOTALL)[0]
     assert "The 1 most confident of 2." in folded
     (small,) = re.findall(r'base64,([^"]+)"', folded)

@@ -38,7 +38,7 @@ def test_page_text_and_figures_are_written_without_torch_and_80_columns_printed(
     assert re.search(r"resnet +392,946 +12 +90.00% +\+4.56 +1 h 02 min\n", done.stdout)
     said = " ".join(done.stdout.split())
     assert "and Simple CNN. 90.00% against 80.00% of 20 test images: +10.00 points, 95% interval" in said
-    assert "Next: more test images; with these, 45.1 points stay open." in said
+    assert "Next: more test images; these leave 45.1 points open." in said
 
 
 FILES = ["data/dataset.json", "data/test.npz", "metrics/evaluation.json", "metrics/timing/resnet.json"]
