@@ -55,6 +55,7 @@ def test_each_dot_has_its_interval_and_lines_go_through_the_means(values, scale)
     dots = curve.dots_of(trainings(*others, train__weight_decay=low), "train.weight_decay")
     axes = curve.draw(dots, "train.weight_decay").axes[0]
     assert (axes.get_xscale(), axes.get_xlabel()) == (scale, "train.weight_decay")
+    assert axes.xaxis.get_major_formatter()(low) == f"{low:g}".replace("-", "−") or scale == "linear"
     (cnn, *_), means = axes.containers[0], axes.lines[3]
     np.testing.assert_allclose(cnn.get_xydata(), [[low, 0.9], [high, 0.8], [high, 0.7]])
     bars = [segment[:, 1].tolist() for segment in axes.containers[0].lines[2][0].get_segments()]

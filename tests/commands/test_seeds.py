@@ -48,6 +48,9 @@ def test_a_study_of_real_experiments(study):
     np.testing.assert_allclose(correct.mean(1), table.accuracy)
     predictions = pd.read_csv(study.folder / "plots/predictions/cnn.csv")
     assert (correct[0] == (predictions.actual == predictions.predicted)).all()
+    study.run("python", "-c", "from benchmarks.study import collect; collect()")
+    answers = np.load(study.folder / "docs/results/study/seed-43/answers.npz")
+    assert ((answers["cnn"] == answers["labels"]) == correct[0]).all()
     other = json.loads(shown(study, "whole", "metrics/accuracy.json"))
     assert table.accuracy[3:6].round(6).tolist() == [*other.values()]
     compared = compare_recipes(correct[1::3], correct[0::3])

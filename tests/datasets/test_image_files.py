@@ -74,6 +74,8 @@ def test_another_name_of_a_split_is_taken_for_it_with_a_note(tmp_path, plain, ca
     path = write(tmp_path, "zip", {file.replace("test/", "Validation/"): c for file, c in contents().items()})
     assert_same(path, plain)
     assert capsys.readouterr().out == f"note: {path}: Validation/ is taken for test/\n"
+    read(write(tmp_path, "tar", contents() | {"test/cat/copy.png": contents()["train/cat/2.png"]}), 8, 0.2)
+    assert "note: 1 of 5 test images are training images too" in capsys.readouterr().out
 
 
 SILENT = [".DS_Store", "train/cat/Thumbs.db", "test/desktop.ini", "train/cat/1.png~", "__MACOSX/train/cat/._1.png"]

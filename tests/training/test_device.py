@@ -85,6 +85,9 @@ def test_on_a_cpu_only_who_asks_gets_a_compiled_model_and_needs_a_compiler(monke
         choose("auto", True)
     (tmp_path / "clang++").touch(0o755)
     assert [choose("auto", wanted, 10**12).compile for wanted in ("auto", True)] == [False, True]
+    monkeypatch.setattr(os, "getcwd", lambda: "/my photos")
+    with pytest.raises(UserError, match="needs a folder without a space in its path; else use auto or false"):
+        choose("auto", True)
 
 
 def test_auto_compiles_by_the_images_of_all_epochs_together(workspace, prepare, monkeypatch):
