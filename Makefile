@@ -38,7 +38,8 @@ demo: repository environment ## the whole pipeline on scikit-learn's digits, in 
 	        rm -rf $(APART); git clone --quiet --no-local --depth 1 . $(APART); \
 	        for key in user.name user.email; do git -C $(APART) config $$key "$$(git config $$key)"; done; \
 	        dvc --cd $(APART) cache dir --quiet --local ../../cache; git rev-parse HEAD > $(APART)/.git/from; }; \
-	    dvc --cd $(APART) exp run --quiet $(DEMO:%=--set-param %); \
+	    dvc --cd $(APART) exp run --quiet $(DEMO:%=--set-param %) || { \
+	        echo 'To hear what DVC says to it: dvc --cd $(APART) exp run'; exit 1; }; \
 	    export GIT_INDEX_FILE="$(CURDIR)/$(APART)/.git/results"; git --work-tree=$(APART) add --all; \
 	    git branch demo $$(git commit-tree $$(git write-tree) -p HEAD -m 'make demo'); \
 	elif ! git merge-base --is-ancestor HEAD refs/heads/demo; then \
@@ -79,9 +80,10 @@ seeds: repository environment ## the experiment with the seeds of `study`, and w
 	@test "$$(git rev-parse --is-shallow-repository)" = false || { \
 	    echo 'This clone is shallow, and DVC keeps no experiment in one: git fetch --unshallow'; exit 1; }
 	@dvc repro
-	@seeds=$$(python -m stages.commands.seeds --missing) && echo "Seeds to train: $${seeds:-none}" && \
+	@seeds=$$(python -m stages.commands.seeds --missing) || exit 1; echo "Seeds to train: $${seeds:-none}"; \
 	    printf %s "$$seeds" | tr , '\n' | xargs -P $(JOBS) -I SEED \
-	    dvc --wait-for-lock exp run --quiet --temp --set-param seed=SEED
+	    dvc --wait-for-lock exp run --quiet --temp --set-param seed=SEED || { \
+	        echo 'To hear what DVC says to a seed: dvc exp run --temp -S seed=N'; exit 1; }
 	@python -m stages.commands.seeds
 	@dvc repro
 

@@ -1,19 +1,25 @@
 """Figures of the documents, recomputed from what they are said to follow from, by other libraries."""
 
 import re
-from collections.abc import Sequence
+import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from benchmarks import study
 from tests.evaluation.test_significance import score
 
 ROOT = Path(__file__).parents[1]
+RAW = ROOT / "docs/results/study"
+RUNS = "cnn", "resnet", "resnet_ablation", "cnn_50"  # in the order of the table
 
 
 def rows(document: str, heading: str) -> list[list[list[float]]]:
@@ -34,50 +40,54 @@ def test_the_intervals_of_single_trainings_are_wilsons_and_the_differences_are_t
         accuracies.append(best)
     cnn, resnet, ablation = accuracies
     assert [row[1][0] for row in questions] == pytest.approx([resnet - cnn, resnet - ablation], abs=1e-9)
-    p_values = [p_of_difference(row, row[3]) for row in questions]
+    p_values = []
+    for row in questions:
+        first, second = row[3]  # right in one alone
+        assert row[1][0] == pytest.approx((first - second) / 100, abs=1e-9)
+        for limit in row[2]:  # Tango's score at the limit is the normal quantile
+            assert abs(score(first, second, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02)
+        p_values.append(mcnemar([[0, first], [second, 0]], exact=False, correction=False).pvalue)
     adjusted = multipletests(p_values, method="holm")[1]
     assert [row[5][0] for row in questions] == [float(f"{p:.2g}") for p in adjusted]
     assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in p_values]
 
 
-def p_of_difference(row: list[list[float]], alone: Sequence[float]) -> float:
-    """Assert that difference and interval, cells 1 and 2, follow from the images that one alone has right; return p."""
-    first, second = alone
-    assert row[1][0] == pytest.approx((first - second) / 100, abs=1e-9)
-    for limit in row[2]:  # Tango's score at the limit is the normal quantile
-        assert abs(score(first, second, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02)
-    return mcnemar([[0, first], [second, 0]], exact=False, correction=False).pvalue
+def test_the_figures_of_the_study_follow_from_its_raw_answers():
+    """Those of the differences by the analysis of variance over seeds and images."""
+    table, seeds = rows("docs/results.md", "A study at the original ratio of epochs"), sorted(RAW.glob("seed-*"))
+    answers = [np.load(seed / "answers.npz") for seed in seeds]
+    for row, seed, of in zip(table[2:], seeds, answers, strict=False):
+        accuracies = {run: float((of[run] == of["labels"]).mean()) for run in RUNS if run in of}
+        assert row[0] == [float(seed.name[5:])]
+        assert [cell[0] for cell in row[1:] if cell] == [round(100 * of, 2) for of in accuracies.values()]
+        for run, accuracy in accuracies.items():  # which the training saw, too, in its last epoch
+            assert pd.read_csv(seed / f"{run}.csv").test_accuracy.iloc[-1] == pytest.approx(accuracy)
+    levels, p_values = np.logspace(-90, 0, 100_001), []
+    for row, other in zip(table[-2:], ("cnn", "resnet_ablation"), strict=True):
+        gain = np.array([1.0 * (of["resnet"] == of["labels"]) - (of[other] == of["labels"]) for of in answers])
+        (s, n), difference = gain.shape, gain.mean()
+        of_images, of_seeds = (((gain.mean(axis) - difference) ** 2).sum() * gain.shape[axis] for axis in (0, 1))
+        rest = (((gain - difference) ** 2).sum() - of_images - of_seeds) / (s - 1) / (n - 1)
+        parts = np.array([of_images / (n - 1) - rest, max(of_seeds / (s - 1) - rest, 0), rest])
+        parts[2] = min(rest, of_seeds / (s - 1))
+        share = parts[0] / parts.sum()
+        quantiles = share * stats.t.isf(levels / 2, n - 1) + (1 - share) * stats.t.isf(levels / 2, s - 1)
+        error = np.sqrt(parts.sum() / gain.size)
+        half = error * np.interp(np.log(0.05), np.log(levels), quantiles)
+        shown = [100 * difference, 100 * (difference - half), 100 * (difference + half)]
+        assert row[1] + row[2] == pytest.approx(shown, abs=0.0051)
+        assert row[4] == [round(100 * part) for part in parts / parts.sum()]
+        p_values.append(np.exp(np.interp(-difference / error, -quantiles, np.log(levels))))
+    assert [row[3][0] for row in table[-2:]] == [float(f"{p:.2g}") for p in multipletests(p_values, method="holm")[1]]
 
 
-def test_the_figures_of_five_seeds_are_those_of_a_paired_t_test():
-    table = rows("docs/results.md", "Five seeds, few epochs")
-    cnn, resnet, ablation = np.array([[cell[0] for cell in row[1:]] for row in table[2:7]]).T
-    p_values = []
-    for row, (first, second) in zip(table[9:], ((resnet, cnn), (resnet, ablation)), strict=True):
-        test = stats.ttest_rel(first, second)
-        low, high = test.confidence_interval()
-        assert row[1][0] == round(float((first - second).mean()), 2)
-        assert row[2] == [round(float(low), 2), round(float(high), 2)]
-        assert row[3][0] == float(f"{test.pvalue:.2g}")
-        p_values.append(test.pvalue)
-    assert [row[4][0] for row in table[9:]] == [float(f"{p:.2g}") for p in multipletests(p_values, method="holm")[1]]
-
-
-def test_the_figures_of_the_study_are_those_of_its_raw_answers():
-    table = rows("docs/results.md", "A study at the original ratio of epochs")
-    seeds, questions = [row for row in table if len(row) == 4 and row[0]], [row for row in table if len(row) == 5][2:]
-    folders = sorted((ROOT / "docs/results/study").glob("seed-*"))
-    assert [int(row[0][0]) for row in seeds] == [int(folder.name[5:]) for folder in folders]
-    for row, folder in zip(seeds, folders, strict=True):
-        answers = np.load(folder / "answers.npz")
-        right = {run: answers[run] == answers["labels"] for run in ("cnn", "resnet", "resnet_ablation")}
-        assert [cell[0] for cell in row[1:]] == [round(100 * float(of.mean()), 2) for of in right.values()]
-        for run, of in right.items():  # the history's last row is the training's own view of the same model
-            last = (folder / f"{run}.csv").read_text().splitlines()[-1].split(",")
-            assert float(last[4]) == pytest.approx(of.mean(), abs=5e-4)
-    first, p_values = right["resnet"], []
-    for row, second in zip(questions, (right["cnn"], right["resnet_ablation"]), strict=True):
-        alone = int((first & ~second).sum()), int((second & ~first).sum())
-        assert row[3] == [*map(float, alone)]
-        p_values.append(p_of_difference(row, alone))
-    assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in multipletests(p_values, method="holm")[1]]
+def test_one_command_makes_the_figures_of_the_study_anew(tmp_path, monkeypatch):
+    texts = {name: (ROOT / name).read_text("utf-8") for name in ("README.md", "docs/results.md")}
+    shutil.copytree(RAW, tmp_path / "docs/results/study")
+    for name, text in texts.items():
+        begin, _, end = re.split(r"(?s)(?<=benchmarks.study -->\n)(.*?)(?=<!-- end)", text)
+        (tmp_path / name).write_text(begin + end, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    study.main(Namespace(collect=False))
+    assert {name: Path(name).read_text("utf-8") for name in texts} == texts
+    assert Image.open("docs/results/study.png").size == (2000, 760)
