@@ -75,7 +75,7 @@ def read_trainings() -> tuple[Evaluation, pd.DataFrame]:
         except (UserError, OSError, DvcException, KeyError):
             unread += [printable(named[revision].rpartition("/")[2])] if revision in named else []
     if unread:
-        print(f"Passed over, since no model of their parameters is here: {listed(unread)}", file=sys.stderr, flush=True)
+        print(f"No model here has the parameters of: {listed(unread)}", file=sys.stderr, flush=True)
     return evaluation, pd.DataFrame(rows)
 
 

@@ -75,4 +75,4 @@ def test_an_experiment_whose_results_are_gone_is_named(study):
     (study.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()  # after which no test reads it
     done = study.attempt("python", "-m", "stages.commands.seeds", "--missing")
     assert done.stdout == "44,45,46,47\n"  # which make reads
-    assert done.stderr == "Passed over, since no model of their parameters is here: saved-without-a-run; whole\n"
+    assert done.stderr == "No model here has the parameters of: saved-without-a-run; whole\n"
