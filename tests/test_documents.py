@@ -76,7 +76,7 @@ def test_the_figures_of_the_study_follow_from_its_raw_answers():
         half = error * np.interp(np.log(0.05), np.log(levels), quantiles)
         shown = [100 * difference, 100 * (difference - half), 100 * (difference + half)]
         assert row[1] + row[2] == pytest.approx(shown, abs=0.0051)
-        assert row[4] == [round(100 * part) for part in parts / parts.sum()]
+        assert row[5] == [round(100 * part) for part in parts / parts.sum()]
         p_values.append(np.exp(np.interp(-difference / error, -quantiles, np.log(levels))))
     assert [row[3][0] for row in table[-2:]] == [float(f"{p:.2g}") for p in multipletests(p_values, method="holm")[1]]
 
