@@ -93,7 +93,7 @@ def read_revision(revision: str | None) -> tuple[Evaluation, list[dict[str, Any]
     stages = parse_yaml(files.read_bytes(LOCK), LOCK)["stages"]
     evaluation = parse_json(files.read_bytes(str(EVALUATION)), Evaluation, EVALUATION)
     saved = flat(parse_yaml(files.read_bytes(str(PARAMS)), PARAMS))
-    if revision and any(saved.get(name) != value for name, value in evaluation.parameters.items()):
+    if revision and not evaluation.parameters.items() <= saved.items():
         raise UserError(f"{PARAMS}: not what its models were trained with")  # saved without a run
     tested = {dep["path"]: dep["md5"] for dep in stages["evaluate"]["deps"]}  # if trained again since, the older ones
     for run, of in evaluation.runs.items():

@@ -104,7 +104,9 @@ def loss(runs: list[Run], held_out: str) -> Figure:
     axes = figure.axes[0]
     axes.set_yscale("log")
     axes.autoscale(axis="y")
-    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+    # A narrow axis may hold none of 1, 2 and 5
+    locator = LogLocator(subs=(1, 2, 5)) if np.divide(*axes.get_ylim()) < 0.1 else MaxNLocator(6)
+    axes.yaxis.set(major_locator=locator, major_formatter="{x:g}", minor_locator=NullLocator())
     return figure
 
 

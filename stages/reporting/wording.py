@@ -37,8 +37,7 @@ def points_range(limits: Sequence[float]) -> str:
 
 def p_value(p: float) -> str:
     """Write p with two digits, or with more where these lie on the other side of 0.05."""
-    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
-    text = next(text for text in texts if (float(text) < SIGNIFICANT) == (p < SIGNIFICANT))
+    text = next(t for digits in range(2, 18) if (float(t := f"{p:.{digits}g}") < SIGNIFICANT) == (p < SIGNIFICANT))
     return f"p = {text}" if p >= 1e-99 else "p < 1e-99"
 
 
