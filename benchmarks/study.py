@@ -64,7 +64,7 @@ def read_answers() -> pd.DataFrame:
 
 def judge(study: pd.DataFrame, plan: dict) -> list[tuple[str, RecipeComparison, float, str]]:
     """Return for each pair of the plan what is asked, the comparison over seeds, its adjusted p, and the verdict."""
-    compared = [compare_recipes(*map(np.stack, study[pair].to_numpy().T)) for pair in plan["compare"].values()]
+    compared = [compare_recipes(*map(np.stack, study[pair].dropna().to_numpy().T)) for pair in plan["compare"].values()]
     ps, equal = holm([of.p for of in compared]), holm([of.p_equal(plan["margin"]) for of in compared])
     questions = [" − ".join(RUNS[run] for run in pair) for pair in plan["compare"].values()]
     verdicts = [verdict_of(of.difference, p, same) for of, p, same in zip(compared, ps, equal, strict=True)]
