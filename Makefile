@@ -21,10 +21,12 @@ help: ## list the targets
 
 # The experiment runs in a repository of its own, and what it leaves becomes a branch of this one, so that the work tree
 # changes in one step or not at all. That needs no history, which a shallow clone lacks, and an interrupted one goes on.
-# The same instructions and threads give the same bytes on x86-64 processors of any kind (docs/reproducibility.md).
+# The same instructions and threads give the same bytes on x86-64 processors of any kind (docs/reproducibility.md); without
+# MKL_CBWR, MKL multiplies matrices in another way on Intel's than on AMD's.
 APART := .dvc/tmp/demo
 demo: export ATEN_CPU_CAPABILITY ?= avx2
 demo: export ONEDNN_MAX_CPU_ISA ?= AVX2
+demo: export MKL_CBWR ?= COMPATIBLE
 demo: export OMP_NUM_THREADS ?= 2
 demo: repository environment ## the whole pipeline on scikit-learn's digits, in minutes
 	@if test -n "$$(git status --porcelain --untracked-files=no; git status --porcelain dvc.lock metrics plots)"; then \
@@ -108,9 +110,10 @@ test-gpu: environment ## on a GPU: its tests, and the figures of docs/performanc
 	python -m benchmarks.gpu --only tests bytes stage
 	python -m benchmarks.gpu --only replay profile speed evaluation precision
 
-# Each fault runs the tests of its folder: hours. For a sample: MUTANTS='--limit 100 --jobs 4'
+# One module or function: MUTANTS='stages.training.step*'. `mutmut show NAME` prints what was changed, `mutmut browse` all.
 mutants: environment ## small faults, one at a time, and the tests that notice them: a night
-	python -m benchmarks.mutants $(MUTANTS)
+	mutmut run $(MUTANTS)
+	mutmut results
 
 lint: environment ## style, common mistakes and types
 	ruff check .

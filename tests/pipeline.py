@@ -13,7 +13,6 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 
-
 # Parameters of the tests' own, small enough for each training to take a second: a user may have changed params.yaml
 PARAMS = yaml.safe_load("""
 seed: 42
@@ -61,6 +60,7 @@ class Clone:
             "OMP_NUM_THREADS": "1",
             "ATEN_CPU_CAPABILITY": "avx2",  # as `make demo` sets them
             "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "MKL_CBWR": "COMPATIBLE",
             **env,
         }
 

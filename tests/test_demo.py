@@ -36,22 +36,18 @@ def test_it_ends_on_a_branch_of_its_own_with_the_results_committed_and_says_the_
 
 def test_after_an_experiment_the_diffs_show_what_changed_without_arguments(demo):
     assert demo.experiment("cnn.epochs=2") == ["train@cnn", "evaluate", "report"]
-
     metrics = demo.dvc("metrics", "diff")
     assert {line.split()[0] for line in metrics.splitlines()[1:]} <= {"metrics/accuracy.json", "metrics/compare.json"}
     assert re.search(r"accuracy.json +cnn", metrics)
     assert max(map(len, metrics.splitlines())) <= 80
-
     experiments = demo.dvc("exp", "diff")
     assert re.search(r"params.yaml +cnn.epochs +1 +2 +1", experiments)
     assert "diff not supported" not in experiments
-
     shown = list(csv.DictReader(io.StringIO(demo.dvc("exp", "show", "--only-changed", "--csv"))))
     assert [row["Experiment"] or row["rev"] for row in shown][:2] == ["workspace", "demo"]
     assert [row["cnn.epochs"] for row in shown][:2] == ["2", "1"]
     assert not {"seed", "resnet.epochs"} & set(shown[0])
     assert not any("!" in row.values() for row in shown)
-
     demo.dvc("plots", "diff")
     page = demo.read("dvc_plots/index.html")
     assert '"rev": "HEAD"' in page
@@ -83,7 +79,6 @@ def test_changes_of_the_user_are_never_committed_or_lost(demo):
         assert demo.read(name) == content
         demo.run("git", "restore", ".")
     (demo.folder / "plots/mine.csv").unlink()
-
     (demo.folder / "notes.txt").write_text("mine\n")  # nothing that the demonstration could touch
     assert make(demo, "demo").returncode == 0
     assert demo.run("git", "status", "--porcelain") == "?? notes.txt\n"

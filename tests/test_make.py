@@ -57,10 +57,8 @@ def test_an_interrupted_installation_is_repaired_by_the_same_command(tmp_path):
     """Of a project whose environment is installed in seconds, since it asks for one small package."""
     for name in ("Makefile", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    project = (
-        '[project]\nname = "x"\nversion = "1"\ndependencies = ["six"]\n[dependency-groups]\ntest = []\nlint = []\n'
-    )
-    (tmp_path / "pyproject.toml").write_text(project)
+    groups = '[dependency-groups]\ntest = ["six"]\nlint = []\n'
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "x"\nversion = "1"\n{groups}')
     for _ in range(8):
         shutil.rmtree(tmp_path / ".venv", ignore_errors=True)
         begun = {"cwd": tmp_path, "start_new_session": True, "stdout": subprocess.DEVNULL}
@@ -109,3 +107,6 @@ def test_all_experiments_of_a_study_have_the_same_number_of_threads(noted, jobs,
     assert len([call for call in calls if "dvc" in call]) == 4  # before, two seeds, after
     assert {call.rpartition("threads=")[2] for call in calls} == {str(threads)}
     assert "expr" not in done.stdout + done.stderr
+    make(noted, "queue", f"JOBS={jobs}", "CORES=4")
+    queue = f"dvc exp run --run-all --jobs {jobs} threads={threads}"
+    assert (noted.parent / "calls.txt").read_text().splitlines()[-1] == queue

@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from stages.common.params import load_params
-from tests.pipeline import RUNS, STAGES, TRAININGS, Clone, append, stages_run
+from tests.pipeline import ROOT, RUNS, STAGES, TRAININGS, Clone, append, stages_run
 
-ROOT = Path(__file__).parents[1]
 DEFINITIONS = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 BELOW = {  # the folders that the modules of a folder may import
     "common": set(),

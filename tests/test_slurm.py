@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from tests.pipeline import ROOT, RUNS, TRAININGS, Clone, stages_run
+from tests.warm import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "setpriv")
 EPOCHS = 40  # seconds of training, so that there is time to disturb it
@@ -47,13 +47,13 @@ def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
         ):
             daemons.enter_context(running(command, folder / "daemons.log"))
             if command[0] == "munged":
-                wait_for((folder / "munge").exists)
-        wait_for(lambda: ask("sinfo", "--noheader", "--states=idle", "--format=%D", **environment) == "2")
+                until((folder / "munge").exists)
+        until(lambda: ask("sinfo", "--noheader", "--states=idle", "--format=%D", **environment) == "2")
         try:
             yield environment
         finally:
             ask("scancel", "--user=root", **environment)
-            wait_for(lambda: not ask("squeue", "--noheader", **environment))
+            until(lambda: not ask("squeue", "--noheader", **environment))
     left = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not [command for command in left if str(folder) in command]
 
@@ -78,13 +78,6 @@ def free_ports(count: int) -> list[int]:
 
 def ask(*command: str, **environment: str) -> str:
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True).stdout.strip()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -115,7 +108,7 @@ def job(clone: Clone, index: str = "N/A") -> str:
         listed = ask("squeue", "--noheader", "--states=running", "--format=%i %K", **clone.env)
         return [number for number, of_array in map(str.split, listed.splitlines()) if of_array == index]
 
-    wait_for(running)
+    until(running)
     return running()[0]
 
 
@@ -142,7 +135,7 @@ def test_a_job_that_is_cancelled_goes_on_on_another_node_to_the_same_bytes(copie
     (line,) = lines_of_the_page("One GPU")
     line = line.replace("'dvc repro'", "'dvc repro --single-item train@cnn'")
     submitted = clone.start("bash", "-c", line.replace("sbatch", "sbatch --nodelist n1"))
-    wait_for((clone.folder / ".cache/training/cnn.safetensors").exists)
+    until((clone.folder / ".cache/training/cnn.safetensors").exists)
     number = job(clone)
     clone.run("scancel", number)
     submitted.communicate()
@@ -150,7 +143,6 @@ def test_a_job_that_is_cancelled_goes_on_on_another_node_to_the_same_bytes(copie
     assert submitted.returncode != 0
     assert "Traceback" not in log
     assert f"JOB {number} ON n1 CANCELLED" in log
-
     clone.run("bash", "-c", line.replace("sbatch", "sbatch --nodelist n2"))
     assert "cnn: resumed after epoch" in clone.read(".dvc/tmp/repro.log")
     assert content(clone) == undisturbed

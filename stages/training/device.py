@@ -94,7 +94,7 @@ class Device:
         """The instruction set of the CPU as torch's kernels use it, or the architecture of the GPU."""
         if self.torch.type == "cuda":
             return "sm_{}{}".format(*torch.cuda.get_device_capability(self.torch))
-        limits = [os.environ[name] for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if name in os.environ]
+        limits = filter(None, map(os.environ.get, ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR")))
         return " ".join(dict.fromkeys([torch.backends.cpu.get_cpu_capability(), *limits]))
 
     @property

@@ -5,6 +5,7 @@ import torch
 
 from stages.commands import gradients
 from stages.commands.gradients import conclusion, gradient_norms, remove_shortcuts
+from stages.common.errors import UserError
 from stages.models.resnet import ResNet
 
 
@@ -35,4 +36,6 @@ def test_deep_networks_explode_without_shortcuts_and_the_command_says_so(monkeyp
     assert (name, effect) == ("conv1", "gradients explode.")
     assert float(ratio.split()[7]) == pytest.approx(float(without) / float(with_shortcuts), rel=0.01)
     assert conclusion(0.05).endswith("at conv1 is 0.05 times as large:\ngradients vanish.")
+    with pytest.raises(UserError, match=r"^--blocks 1 0 1 1: each layer has a block"):
+        gradients.main(Namespace(blocks=[1, 0, 1, 1]))
     assert "at conv1 is 9.9 times as large:\nat this depth, shortcuts hardly matter" in conclusion(9.9)

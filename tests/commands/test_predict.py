@@ -9,6 +9,7 @@ from PIL import Image
 
 from stages.commands import predict
 from stages.common.dataset import Dataset, write_dataset
+from stages.common.errors import UserError
 from stages.training.weights import Card, load_model, to_bytes
 from tests.training.toys import MEAN, STD, dataset, fresh, recipe
 
@@ -72,3 +73,5 @@ def test_examples_are_spread_over_the_test_images_and_come_with_names_and_answer
         predict.main(Namespace(images=[], model=MODEL, examples=count))
     expected = [f"test image {i}, class {test.labels[i]}: {line(test.images[i])}" for i in chosen]
     assert capsys.readouterr().out.splitlines() == expected
+    with pytest.raises(UserError, match=r"^name image files"):
+        predict.main(Namespace(images=[], model=MODEL, examples=0))

@@ -73,6 +73,9 @@ def test_an_experiment_whose_results_are_gone_is_named(study):
     lock = shown(study, "whole", "dvc.lock")
     digest = lock.partition("path: metrics/evaluation.json")[2].split("md5: ")[1].split()[0]
     (study.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()  # after which no test reads it
-    done = study.attempt("python", "-m", "stages.commands.seeds", "--missing")
+    command = "python", "-m", "stages.commands.seeds", "--missing"
+    done = study.attempt(*command)
     assert done.stdout == "44,45,46,47\n"  # which make reads
     assert done.stderr == "No model here has the parameters of: saved-without-a-run; whole\n"
+    study.replace("plots/predictions/cnn.csv", "\n", " \n")
+    assert "plots/predictions/cnn.csv: not the one that evaluate wrote" in study.attempt(*command).stderr

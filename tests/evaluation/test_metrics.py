@@ -56,6 +56,7 @@ def test_scores_by_class_by_hand_with_a_class_never_predicted():
     assert table[["run", "class", "images"]].to_numpy().tolist() == [["r", "cat", 3], ["r", "dog", 2], ["r", "frog", 1]]
     scores = np.array([[2 / 3, 2 / 3, 2 / 3], [1 / 3, 1 / 2, 0.4], [0, 0, 0]])
     assert table[["precision", "recall", "f1"]].to_numpy() == pytest.approx(scores)
+    assert result([0], [one]).by_class().images.tolist() == [1, 0, 0]
     counts = metrics.confusion(pd.Series(["cat", "cat", "dog"]), pd.Series(["dog", "dog", "dog"]), CLASSES)
     assert counts.to_numpy().tolist() == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]  # rows are true classes
     assert list(counts.index) == list(counts.columns) == CLASSES
@@ -108,5 +109,5 @@ def test_suspects_are_at_most_fifty_images_that_all_runs_take_for_the_same_other
     assert table.image.tolist() == ["3.png", "2.png"]
     assert (table.label.tolist(), table.predicted.tolist()) == (["cat", "cat"], ["dog", "dog"])
     assert table.confidence.tolist() == pytest.approx([0.8, 0.7])
-    assert len(suspects([answering([0] * 60, "r")])) == 50
+    assert suspects([answering([0] * 60, "r")]).image.tolist() == [f"{number}.png" for number in range(50)]
     assert suspects([answering([1] * 60, "r")]).empty

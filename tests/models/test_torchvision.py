@@ -13,10 +13,12 @@ def test_any_classification_network_is_built_by_its_name_from_fresh_weights():
     assert Settings(name="mobilenet_v2", epochs=1).title == "mobilenet_v2"
 
 
-@pytest.mark.parametrize(("name", "size"), [("googlenet", 32), ("inception_v3", 75)])
-def test_networks_with_further_outputs_for_training_have_one_here(name, size):
+@pytest.mark.parametrize(("name", "size", "deviation"), [("googlenet", 32, 0.01), ("inception_v3", 75, 0.1)])
+def test_networks_with_further_outputs_for_training_have_one_here_and_their_own_first_weights(name, size, deviation):
+    torch.manual_seed(0)
     network = build(Settings(name=name, epochs=1), 7).train()
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
+    assert next(network.parameters()).detach().std().item() == pytest.approx(deviation, rel=0.06)
 
 
 @pytest.mark.parametrize("name", ["resnet19", "fasterrcnn_resnet50_fpn"])

@@ -51,6 +51,8 @@ def test_both_forms_hold_the_same_tables_verdicts_first_and_experts_last(experim
     )
     for rows in (html_rows(index), markdown_rows(text)):
         assert [sum(" | ".join(row).startswith(line) for row in rows) for line in expected] == [1] * 5
+    confused = [row[2] for row in markdown_rows(text) if {*row[:2]} == {"cat", "dog"}]
+    assert confused == ["3", "1", "2", "2", "1"]  # by each run: cats for dogs, dogs for cats
     parts = "20 test images in 2 classes, 32×32|ot the full experiment|5e-4 and ResNet-18|Next: |p is the chance|"
     parts += "best epoch was chosen on the test|Seeds 0, 1, 2|Top-2|What was run|ab12ab12|[2, 2, 2, 2]"
     for form in (index, html.unescape(text)):
@@ -61,9 +63,9 @@ def test_both_forms_hold_the_same_tables_verdicts_first_and_experts_last(experim
 
 
 def test_each_chart_has_its_place_and_the_page_stands_alone(experiment, render):
-    experiment(held_out="validation")
+    experiment(held_out="validation", study__margin=0.5)
     index, text = render()
-    assert all("Validation, last epoch" in form for form in (index, text))
+    assert all("Validation, last epoch" in form and "equal within 50 points" in form for form in (index, text))
     chart = r'<h3>([^<]*)</h3></figcaption><img src="data:image/svg\+xml;base64,([^"]*)" alt="[^"]+"'
     titles, names = zip(*re.findall(chart, index), strict=True)
     assert titles[:5] == ("Test accuracy", "Validation accuracy", "Loss", "Generalisation gap", "F1 of each class")

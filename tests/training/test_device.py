@@ -161,8 +161,8 @@ def test_what_trainings_must_share_to_resume_holds_precision_compilation_and_the
     kinds = {Device(CPU.torch, *how).kind for how in (("fp32", False), ("bf16", False), ("fp32", True))}
     kinds.add(Device(CPU.torch, "fp32", False, Processes(1, 2)).kind)  # which is no other one
     kinds.add(child("from tests.training.toys import CPU; print(CPU.kind)", ATEN_CPU_CAPABILITY="default").strip())
-    for limit in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+    for limit in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR"):
         monkeypatch.setenv(limit, f"the value of {limit}")
         kinds.add(CPU.kind)
-    assert len(kinds) == 6
+    assert len(kinds) == 7
     assert all(torch.__version__ in kind for kind in kinds)

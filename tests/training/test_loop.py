@@ -21,8 +21,6 @@ from tests.training.test_step import ROWS, stepping
 from tests.training.toys import CPU, MEAN, STD, augmented, dataset, dropping, fresh, recipe, same, states
 
 DATA = dataset()
-
-
 ON_GPU = [pytest.param(name, marks=pytest.mark.cuda) for name in ("fp32", "bf16", "bf16 compiled")]
 
 
@@ -140,7 +138,10 @@ def test_seconds_count_all_epochs_those_of_training_no_tests_and_a_resumed_run_g
 
 
 def test_images_that_do_not_fit_padded_into_the_memory_that_is_free_are_refused(monkeypatch):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: Mock(available=70 * 12 * 12 * 3 - 1))
+    monkeypatch.setattr("psutil.virtual_memory", memory := Mock())
+    memory.return_value.available = 70 * 12 * 12 * 3
+    states(fresh(recipe()), DATA, recipe())
+    memory.return_value.available -= 1
     with pytest.raises(UserError, match=r"^the padded training images need"):
         states(fresh(recipe()), DATA, recipe())
 
