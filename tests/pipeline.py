@@ -148,10 +148,10 @@ class Clone:
         return {str(path.relative_to(self.folder)) for path in files if path.name not in others}
 
     def results(self) -> dict[str, bytes]:
-        """What is the same in each run: all outputs, less times, speeds and the revision of the code."""
+        """What is the same in each run: all outputs, less times, speeds and the revision with its date."""
         names = {name for name in self.outputs() if "timing" not in name} - {"report/index.html"}  # report.md as a page
         contents = {name: (self.folder / name).read_bytes() for name in names}
-        varying = rb"[\d,]+ \| CPU|[\d.,]+ (s|min [\d.]+ s)\b|[Rr]evision \w+|git checkout \w+"
+        varying = rb"[\d,]+ \| CPU|[\d.,]+ (s|min [\d.]+ s)\b|revision [\w ]+ by|git checkout \w+"
         contents["report/report.md"] = re.sub(varying, b"", re.sub(rb" +|-+", b" ", contents["report/report.md"]))
         return contents
 
