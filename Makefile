@@ -22,7 +22,7 @@ help: ## list the targets
 # The experiment runs in a repository of its own, and what it leaves becomes a branch of this one, so that the work tree
 # changes in one step or not at all. That needs no history, which a shallow clone lacks, and an interrupted one goes on.
 # The same instructions and threads give the same bytes on x86-64 processors of any kind (docs/reproducibility.md); without
-# MKL_CBWR, MKL multiplies matrices in another way on Intel's than on AMD's.
+# MKL_CBWR, MKL computes linear layers by other kernels on Intel's than on AMD's.
 APART := .dvc/tmp/demo
 demo: export ATEN_CPU_CAPABILITY ?= avx2
 demo: export ONEDNN_MAX_CPU_ISA ?= AVX2
@@ -96,7 +96,7 @@ compare: repository environment ## the experiments of this commit side by side: 
 	@echo 'Each is one training on the same test images: the best of many is partly luck.'
 
 # Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.
-test test-fast test-slow: export OMP_NUM_THREADS := 1
+test test-fast test-slow mutants: export OMP_NUM_THREADS := 1
 test: repository environment ## the tests, minutes
 	pytest --numprocesses 2 --dist loadfile
 

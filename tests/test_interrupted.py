@@ -42,7 +42,7 @@ def test_a_training_that_outlives_its_dvc_is_kept_and_one_of_other_parameters_is
     done = clone.attempt("dvc", "repro", "evaluate")
     assert done.returncode != 0, done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("evaluate: ")]
-    assert line.startswith(f"evaluate: {MODEL}: trained with seed 42, params.yaml has 43; run `dvc repro`, with --f")
+    assert f"{MODEL}: trained with seed 42, params.yaml has 43; run `dvc repro`, with --force" in line
     assert "Traceback" not in done.stderr
     assert not (clone.folder / "metrics/accuracy.json").exists()
     assert results(clone) == trained
