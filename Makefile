@@ -113,7 +113,7 @@ test-gpu: environment ## on a GPU: its tests, and the figures of docs/performanc
 # One module or function: MUTANTS='stages.training.step*'. `mutmut show NAME` prints what was changed, `mutmut browse` all.
 mutants: environment ## small faults, one at a time, and the tests that notice them: a night
 	mutmut run $(MUTANTS)
-	mutmut results
+	@mutmut results | sed '/: not checked/d'
 
 lint: environment ## style, common mistakes and types
 	ruff check .
