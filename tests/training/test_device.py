@@ -105,7 +105,7 @@ def test_a_compiled_function_chooses_no_kernel_by_timing(monkeypatch, tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setattr(torch, "compile", lambda function, **options: (function, options))
-    options = {"dynamic": False, "fullgraph": whole, "options": {"deterministic": True}}
+    options = {"dynamic": False, "fullgraph": whole, "options": {"deterministic": True, "combo_kernels": True}}
     assert Device(CPU.torch, "fp32", True, Processes(0, world_size)).compiled(abs) == (abs, options)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / ".cache/compiled")  # where nobody else can write
     assert CPU.compiled(abs) is abs
