@@ -108,7 +108,7 @@ test-slow: repository environment ## longer tests of the same: more interruption
 
 test-gpu: environment ## on a GPU: its tests, and the figures of docs/performance.md
 	python -m benchmarks.gpu --only tests bytes stage
-	python -m benchmarks.gpu --only replay profile speed evaluation precision
+	python -m benchmarks.gpu --only replay profile speed precision
 
 # One module or function: MUTANTS='stages.training.step*'. `mutmut show NAME` prints what was changed, `mutmut browse` all.
 mutants: environment ## small faults, one at a time, and the tests that notice them: a night

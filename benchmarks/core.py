@@ -1,9 +1,7 @@
 """The training core as the benchmarks drive it: a step on batches of a data set, without the test of each epoch."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.common.dataset import DatasetInfo, Split, read_info, read_split
 from stages.common.params import Run, load_params
@@ -32,27 +30,18 @@ class Core:
 
     Args:
         split: the images to train on.
-        change: applied to the model before it is placed on the device.
-        step: the class of the step.
 
     Attributes:
         update: trains on the rows of a batch, captured and replayed as in the product.
         rows: of a whole batch.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        data: tuple[DatasetInfo, Split],
-        device: Device,
-        change: Callable[[nn.Module], nn.Module] = lambda model: model,
-        step: type[Step] = Step,
-    ):
+    def __init__(self, recipe: Recipe, data: tuple[DatasetInfo, Split], device: Device):
         self.recipe, (self.info, split), self.device = recipe, data, device
         self.normalise = Normalise(self.info.mean, self.info.std, device.torch)
         images = TrainingImages(split, recipe.augment, self.normalise, device.torch)
-        self.model = device.place(change(build_model(recipe, len(self.info.classes)))).train()
-        self.step = step(device.processes.replicate(self.model), images, recipe.train, device.autocast)
+        self.model = device.place(build_model(recipe, len(self.info.classes))).train()
+        self.step = Step(device.processes.replicate(self.model), images, recipe.train, device.autocast)
         self.update = build_update(self.step, recipe.train.batch_size, device)
         self.rows = self.draws(1)[: recipe.train.batch_size]
 

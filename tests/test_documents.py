@@ -30,26 +30,20 @@ def rows(document: str, heading: str) -> list[list[list[float]]]:
     return [[[float(n) for n in re.findall(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?", cell)] for cell in row] for row in cells]
 
 
-def test_the_intervals_of_single_trainings_are_wilsons_and_the_differences_are_theirs():
-    models, questions = (rows("docs/results.md", "One longer training of each")[a:b] for a, b in ((2, 5), (7, 9)))
-    accuracies = []
-    for row in models:
-        (best,), (low, high) = row[3], row[4]
-        low_high = proportion_confint(round(best * 100), 10_000, method="wilson")
-        assert [low, high] == [round(100 * limit, 2) for limit in low_high]
-        accuracies.append(best)
-    cnn, resnet, ablation = accuracies
-    assert [row[1][0] for row in questions] == pytest.approx([resnet - cnn, resnet - ablation], abs=1e-9)
-    p_values = []
-    for row in questions:
-        first, second = row[3]  # right in one alone
-        assert row[1][0] == pytest.approx((first - second) / 100, abs=1e-9)
-        for limit in row[2]:  # Tango's score at the limit is the normal quantile
-            assert abs(score(first, second, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02)
-        p_values.append(mcnemar([[0, first], [second, 0]], exact=False, correction=False).pvalue)
-    adjusted = multipletests(p_values, method="holm")[1]
-    assert [row[5][0] for row in questions] == [float(f"{p:.2g}") for p in adjusted]
-    assert [row[4][0] for row in questions] == [float(f"{p:.2g}") for p in p_values]
+def test_the_figures_of_one_gpu_follow_from_its_raw_answers():
+    """Wilson's interval of an accuracy, Tango's of the difference, and McNemar's p."""
+    (*models, _, _, question), of = rows("docs/results.md", "On one GPU")[2:], np.load(RAW.parent / "h100/answers.npz")
+    right = {run: of[run] == of["labels"] for run in ("cnn", "resnet")}
+    for row, run in zip(models, right, strict=True):
+        low_high = proportion_confint(right[run].sum(), 10_000, method="wilson")
+        assert row[3:5] == [[round(100 * right[run].mean(), 2)], [round(100 * limit, 2) for limit in low_high]]
+        assert row[5] == [round(100 * pd.read_csv(RAW.parent / f"h100/{run}.csv").test_accuracy.iloc[-1], 2)]
+    first, second = question[3]  # right in one alone
+    assert [first, second] == [(right[a] & ~right[b]).sum() for a, b in (("resnet", "cnn"), ("cnn", "resnet"))]
+    assert question[1] == [(first - second) / 100]
+    for limit in question[2]:  # Tango's score at the limit is the normal quantile
+        assert abs(score(first, second, 10_000, limit / 100)) == pytest.approx(1.96, abs=0.02)
+    assert question[4] == [float(f"{mcnemar([[0, first], [second, 0]], exact=False, correction=False).pvalue:.2g}")]
 
 
 def test_the_figures_of_the_study_follow_from_its_raw_answers():

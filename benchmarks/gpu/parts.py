@@ -18,10 +18,9 @@ PARTS: dict[str, tuple[Callable[[Session], None], int]] = {  # and the seconds t
     "tests": (stages.cuda_tests, 150),
     "bytes": (stages.same_bytes, 170),
     "stage": (stages.whole_stage, 200),
-    "replay": (steps.replay, 150),
+    "replay": (steps.replay, 90),
     "profile": (steps.profiled, 30),
     "speed": (stages.speed, 90),
-    "evaluation": (steps.evaluation, 60),
     "precision": (stages.precisions, 150),
 }
 # A server from which each process is forked with all of this imported, and without CUDA

@@ -56,10 +56,10 @@ class Session:
         """Set up the device for the recipe of ResNet-18."""
         return choose_device(recipe_for("resnet", compile=self.compiles(compile)).train, images=0)
 
-    def core(self, device: Device, **options: Any) -> Core:
-        """Return the step of ResNet-18 on the training images; the options are those of `Core`."""
+    def core(self, device: Device) -> Core:
+        """Return the step of ResNet-18 on the training images."""
         dataset = read_dataset()
-        return Core(recipe_for("resnet"), (dataset.info, dataset.train), device, **options)
+        return Core(recipe_for("resnet"), (dataset.info, dataset.train), device)
 
 
 def prepare(folder: Path, data: Path | None, rehearse: bool) -> DatasetInfo:

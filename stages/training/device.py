@@ -66,13 +66,12 @@ class Device:
             return function
         # torch 2.11 advises TF32, which would give other bytes
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
-        whole = self.processes.world_size == 1  # DistributedDataParallel breaks the graph
         # The compiler unpickles what lies there, by default in a folder of /tmp that another user may have made
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(".cache/compiled"))
         # Inductor chooses kernels by timing unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
-        options = {"deterministic": True, "combo_kernels": True}  # the second: one kernel casts many weights
-        return torch.compile(function, dynamic=False, fullgraph=whole, options=options)
+        # Of several small kernels it makes one where it may.
+        return torch.compile(function, dynamic=False, options={"deterministic": True, "combo_kernels": True})
 
     def graphed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
         """Return the function, captured as a CUDA graph (see `GraphedFunction`) where one process trains on a GPU.

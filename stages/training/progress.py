@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, recipe: Recipe, images: int, finished: int, device: Device):
         self.recipe, self.images, self.on_gpu = recipe, images, device.torch.type == "cuda"
-        self.began, self.finished = time.perf_counter(), finished
+        self.began = time.perf_counter()  # this epoch
         total, done = recipe.epochs * images, finished * images
         # `disable=None`: no bar where there is no terminal
         self.bar = tqdm(total=total, initial=done, desc=recipe.run, unit=" images", unit_scale=True, disable=None)
@@ -47,9 +47,9 @@ class Progress:
         if self.on_gpu:
             line += f"  {torch.cuda.max_memory_reserved() / 2**30:.1f} GiB"
             self.bar.update(self.images)
+        seconds = time.perf_counter() - self.began  # testing included; and in the first epoch, compiling
+        self.began += seconds
         if self.bar.disable:
-            # Of an epoch, testing and the start included
-            seconds = (time.perf_counter() - self.began) / (len(state.history) - self.finished)
             left = tqdm.format_interval(seconds * (epochs - len(state.history)))
             line += f"  {self.images / seconds:,.0f} images/s  {left} left"
         tqdm.write(line, file=sys.stdout)

@@ -12,7 +12,7 @@ from benchmarks.gpu.steps import VARIANTS
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("names", [["replay", "evaluation"], pytest.param(list(parts.PARTS), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("names", [["replay", "profile"], pytest.param(list(parts.PARTS), marks=pytest.mark.slow)])
 def test_each_part_of_a_rehearsal_without_dvc_is_done_and_writes_a_table(tmp_path, names):
     (tmp_path / "without").mkdir()
     (tmp_path / "without/dvc.py").write_text("raise ModuleNotFoundError('there is no dvc here')")

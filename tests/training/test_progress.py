@@ -21,12 +21,13 @@ def state(*accuracies: float) -> State:
 
 
 def test_without_a_terminal_a_line_an_epoch_tells_speed_and_time_left(monkeypatch, capsys):
-    """A stand-in clock: 50 s for an epoch, the first after eight that an earlier process trained."""
-    monkeypatch.setattr(module.time, "perf_counter", iter((0, 50)).__next__)
+    """A stand-in clock: 80 s for the first epoch after eight that an earlier process trained, 50 s for the second."""
+    monkeypatch.setattr(module.time, "perf_counter", iter((0, 80, 130)).__next__)
     shown = Progress(recipe(epochs=12), images=200, finished=8, device=CPU)
-    list(shown.batches([torch.zeros(100, 6)] * 2))
-    shown.epoch(state(*[0.875] * 9))
-    expected = "toy  9/12  loss 0.5124  train 90.00%  test 87.50%  lr 0.0005  4 images/s  02:30 left\n"
+    for epoch in (9, 10):
+        shown.epoch(state(*[0.875] * epoch))
+    same = "/12  loss 0.5124  train 90.00%  test 87.50%  lr 0.0005  "
+    expected = f"toy  9{same}2 images/s  04:00 left\ntoy 10{same}4 images/s  01:40 left\n"
     assert capsys.readouterr().out == expected
 
 
