@@ -107,6 +107,7 @@ def test_all_experiments_of_a_study_have_the_same_number_of_threads(noted, jobs,
     assert len([call for call in calls if "dvc" in call]) == 4  # before, two seeds, after
     assert {call.rpartition("threads=")[2] for call in calls} == {str(threads)}
     assert "expr" not in done.stdout + done.stderr
+    assert f"xargs -P {jobs} " in make(noted, "--just-print", "seeds", f"JOBS={jobs}").stdout
     make(noted, "queue", f"JOBS={jobs}", "CORES=4")
     queue = f"dvc exp run --run-all --jobs {jobs} threads={threads}"
     assert (noted.parent / "calls.txt").read_text().splitlines()[-1] == queue
