@@ -47,7 +47,7 @@ def test_changed_code_makes_the_stages_stale_that_use_it_and_no_others(clone, na
     clone.run("git", "restore", ".")
 
 
-def test_files_that_editors_and_python_leave_beside_the_code_are_no_code(finished, tmp_path):
+def test_files_left_beside_code_and_results_are_none_and_a_changed_result_is_one(finished, tmp_path):
     clone = finished.copy(tmp_path / "clone")
     for left in ("common/.DS_Store", "training/loop.py~", "datasets/Thumbs.db", "common/.ipynb_checkpoints/x.py"):
         (clone.folder / "stages" / left).parent.mkdir(exist_ok=True)
@@ -57,6 +57,8 @@ def test_files_that_editors_and_python_leave_beside_the_code_are_no_code(finishe
     clone.run("python", "-m", "compileall", "-q", "stages")
     assert list((clone.folder / "stages/common/__pycache__").glob("*.pyc"))
     assert clone.stale() == set()
+    append(clone, "data/dataset.json")  # which every stage reads
+    assert clone.stale() == set(STAGES)
 
 
 def test_a_run_writes_the_files_of_the_contract_and_leaves_large_ones_to_dvc_and_small_ones_to_git(finished):
