@@ -66,8 +66,8 @@ class Device:
             return function
         # torch 2.11 advises TF32, which would give other bytes
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
-        # The compiler unpickles what lies there, by default in a folder of /tmp that another user may have made. This one
-        # is the user's, for all experiments: DVC gives many of them a new folder.
+        # The compiler unpickles what lies there, by default in a folder of /tmp that another user may have made.
+        # This one is the user's own, for all experiments: DVC gives many of them a new folder.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(torch.hub.get_dir(), "compiled"))
         # Inductor chooses kernels by timing unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
