@@ -1,7 +1,7 @@
 """The proof and the figures of the GPU path: every CUDA test, whole stages, and measurements.
 
     python -m benchmarks.gpu --only tests bytes stage                           what proves
-    python -m benchmarks.gpu --only replay profile speed precision   what measures
+    python -m benchmarks.gpu --only replay profile speed precision              what measures
     python -m benchmarks.gpu --data data --output gpu.md    on real images, which the download stage wrote
     python -m benchmarks.gpu --rehearse                     the same path on the CPU, in small
 

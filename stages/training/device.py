@@ -71,7 +71,7 @@ class Device:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(torch.hub.get_dir(), "compiled"))
         # Inductor chooses kernels by timing unless told otherwise. The switch for deterministic algorithms
         # does not reach its compilation of the backward pass, which runs in another thread (torch 2.12 and later).
-        # Of several small kernels it makes one where it may.
+        # `combo_kernels` joins small kernels, such as the casts of the weights.
         return torch.compile(function, dynamic=False, options={"deterministic": True, "combo_kernels": True})
 
     def graphed(self, function: Callable[[Tensor], Tensor | None], state: Iterable[Tensor]) -> Callable:
