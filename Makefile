@@ -98,10 +98,10 @@ compare: repository environment ## the experiments of this commit side by side: 
 # Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.
 test test-fast test-slow mutants: export OMP_NUM_THREADS := 1
 test: repository environment ## the tests, minutes
-	pytest --numprocesses 2 --dist loadfile
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: environment ## those of single modules, under a minute: for each save of a file
-	pytest --numprocesses 2 --dist loadfile tests/common tests/models tests/training tests/evaluation
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/common tests/models tests/training tests/evaluation
 
 test-slow: repository environment ## longer tests of the same: more interruptions, more odd files
 	pytest -m slow

@@ -29,7 +29,7 @@ runs:
   resnet: {model: resnet, weight_decay: train.weight_decay}
   resnet_ablation: {model: resnet, weight_decay: ablation.weight_decay}
 compare: {model: [resnet, cnn], weight_decay: [resnet, resnet_ablation]}
-study: {seeds: 5, margin: 0.003}
+study: {seeds: 2, margin: 0.003}
 launcher: python
 """)
 RUNS = ["cnn", "resnet", "resnet_ablation"]

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from tests.pipeline import ROOT
@@ -71,22 +70,12 @@ def test_an_interrupted_installation_is_repaired_by_the_same_command(tmp_path):
         subprocess.run([tmp_path / ".venv/bin/python", "-c", "import six, uv"], check=True)
 
 
-def test_a_study_trains_only_the_seeds_that_are_missing(finished, tmp_path):
-    clone = finished.copy(tmp_path / "clone")
-    clone.replace("params.yaml", "  seeds: 5", "  seeds: 2")
-    assert "Seeds to train: 44\n" in clone.run("make", "seeds")
-    study = pd.read_csv(clone.folder / "plots/seeds.csv")
-    assert study["seed"].tolist() == [43] * 3 + [44] * 3
-    assert clone.json("metrics/evaluation.json")["runs"]["cnn"]["recipe"]["seed"] == 43
-    assert "Seeds to train: none\n" in clone.run("make", "seeds")
-
-
 @pytest.fixture
 def noted(tmp_path) -> Path:
-    """A project whose dvc and python are stand-ins that note each call and its number of threads in calls.txt."""
+    """A project whose dvc and python are stand-ins that note calls and threads in calls.txt; `MISSING` lists seeds."""
     tools = tmp_path / "tools/bin"
     tools.mkdir(parents=True)
-    for name, says in (("dvc", ""), ("python", "case $* in *--missing*) echo 43,44;; esac")):
+    for name, says in (("dvc", ""), ("python", "case $* in *--missing*) echo $MISSING;; esac")):
         notes = f'echo "{name} $* threads=$OMP_NUM_THREADS" >> {tmp_path}/calls.txt'
         (tools / name).write_text(f"#!/bin/sh\n{notes}\n{says}\n")
         (tools / name).chmod(0o755)
@@ -101,7 +90,7 @@ def noted(tmp_path) -> Path:
 
 @pytest.mark.parametrize(("jobs", "threads"), [(1, 4), (2, 2), (3, 1), (9, 1)])
 def test_all_experiments_of_a_study_have_the_same_number_of_threads(noted, jobs, threads):
-    done = make(noted, "seeds", f"JOBS={jobs}", "CORES=4")
+    done = make(noted, "seeds", f"JOBS={jobs}", "CORES=4", MISSING="43,44")
     assert done.returncode == 0, done.stderr
     calls = (noted.parent / "calls.txt").read_text().splitlines()
     assert len([call for call in calls if "dvc" in call]) == 4  # before, two seeds, after
@@ -111,3 +100,8 @@ def test_all_experiments_of_a_study_have_the_same_number_of_threads(noted, jobs,
     make(noted, "queue", f"JOBS={jobs}", "CORES=4")
     queue = f"dvc exp run --run-all --jobs {jobs} threads={threads}"
     assert (noted.parent / "calls.txt").read_text().splitlines()[-1] == queue
+
+
+def test_a_study_that_lacks_no_seed_runs_no_experiment(noted):
+    assert "Seeds to train: none\n" in make(noted, "seeds", MISSING="").stdout
+    assert "exp run" not in (noted.parent / "calls.txt").read_text()

@@ -17,10 +17,13 @@ from tests.pipeline import RUNS, Clone
 
 @pytest.fixture(scope="module")
 def study(finished, tmp_path_factory) -> Clone:
-    """The workspace has seed 43. Experiments add 44 for all runs, 45 for two, and 47 without a run."""
+    """The workspace has seed 43. `make seeds` adds 44 (`said`), experiments 45 for two runs and 47 without a run."""
     clone = finished.copy(tmp_path_factory.mktemp("study") / "clone")
-    for name, *changes in (("whole", "seed=44"), ("lacking", "seed=45", "ablation.weight_decay=0.01")):
-        clone.dvc("exp", "run", "--quiet", "--temp", "--name", name, *(f"-S{change}" for change in changes), "evaluate")
+    clone.said = clone.run("make", "seeds")
+    clone.dvc("exp", "rename", clone.dvc("exp", "list", "--name-only").strip(), "whole")
+    clone.replace("metrics/evaluation.json", '"study.seeds": 2', '"study.seeds": 5')
+    changes = "-Sseed=45", "-Sablation.weight_decay=0.01", "evaluate"
+    clone.dvc("exp", "run", "--quiet", "--temp", "--name", "lacking", *changes)
     clone.replace("params.yaml", "seed: 43", "seed: 47")
     clone.dvc("exp", "save", "--name", "saved-without-a-run")
     clone.run("git", "checkout", "params.yaml", "dvc.lock")
@@ -34,8 +37,9 @@ def shown(clone: Clone, experiment: str, path: str) -> str:
 
 
 def test_a_study_of_real_experiments(study):
+    assert "Seeds to train: 44\n" in study.said
     assert study.run("python", "-m", "stages.commands.seeds", "--missing") == "45,46,47\n"
-    assert not (study.folder / "plots/seeds.csv").exists()
+    assert pd.read_csv(study.folder / "plots/seeds.csv").seed.tolist() == [43] * 3 + [44] * 3  # as make left it
     said = study.run("python", "-m", "stages.commands.seeds")
     table = pd.read_csv(study.folder / "plots/seeds.csv")
     assert [*table] == ["seed", "run", "accuracy", "images", "correct", "recipe"]

@@ -135,8 +135,9 @@ def test_in_bf16_the_inputs_of_convolutions_are_bf16_and_the_loss_and_the_logits
 
 def test_bf16_on_a_cpu_is_tried_in_a_child_which_may_end_by_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda x, weight: weight)
-    assert choose("bf16").precision == "bf16"
+    for convolution in (lambda x, weight: weight, lambda x, weight: 1 / 0):  # an error is for the training to tell
+        monkeypatch.setattr(torch.nn.functional, "conv2d", convolution)
+        assert choose("bf16").precision == "bf16"
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda x, weight: os.kill(os.getpid(), 9))
     with pytest.raises(UserError, match=r"train\.precision = 'bf16': this CPU lacks it; use auto or fp32"):
         choose("bf16")
