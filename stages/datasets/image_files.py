@@ -125,7 +125,7 @@ def _places(openers: Openers) -> tuple[dict[Entry, Parts], list[str]]:
         raise UserError(f"no images in folders of classes; it must be {LAYOUT}; export tables such as .parquet")
     if problems:
         raise UserError(
-            f"not right in the folder of a class, there twice or a link: {listed(problems)}; it must be {LAYOUT}"
+            f"not directly in the folder of a class, there twice or a link: {listed(problems)}; it must be {LAYOUT}"
         )
     notes = [f"{printable(name)}/ is taken for {split}/" for name, split in splits.items() if name != split]
     return places, notes + ([f"not read: {listed(sorted({printable(name) for name in aside}))}"] if aside else [])
