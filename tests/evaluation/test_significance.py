@@ -1,3 +1,4 @@
+import itertools
 import math
 from itertools import product
 
@@ -192,10 +193,10 @@ def needed(sd: float, margin: float, seeds: int = 5) -> tuple[int, int, int]:
 def test_the_seeds_needed_have_the_worked_ranges_and_bounds_and_are_those_of_statsmodels_power():
     assert [needed(sd, 0.003) for sd in (0.00288, 0.00497)] == [(10, 5, 62), (24, 10, 180)]
     assert [needed(0.0001, 0.5), needed(0, 1e-9)] == [(3, 3, 3), (10_000, 10_000, 10_000)]
-    assert needed(0, 0.0001) == needed(0.0001, 0.0001)  # the step of one image
-    sd = 0.004
-    limits = [math.sqrt(5 * sd**2 / stats.chi2.ppf(level, 5)) for level in (0.975, 0.025)]
-    for found, deviation in zip(needed(sd, 0.003, seeds=6), [sd, *limits], strict=True):
+    assert needed(0, 0.0001) == needed(0.0001, 0.0001) < needed(0.0002, 0.0001)  # the step of one image
+    limits = [math.sqrt(5 / stats.chi2.ppf(level, 5)) for level in (0.975, 0.025)]
+    for sd, of in itertools.product(np.linspace(0.0014, 0.004, 16), range(3)):
+        found, deviation = needed(sd, 0.003, seeds=6)[of], sd * [1, *limits][of]
         power = [TTestPower().power(0.003 / deviation, nobs=count, alpha=0.05) for count in (found, found - 1)]
         assert power[0] >= 0.8
         assert found == 3 or power[1] < 0.8
