@@ -28,10 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def stage() -> Callable[..., subprocess.CompletedProcess]:
-    """Run a stage as DVC does, in a process of its own in the current folder, on the CPU.
-
-    `environment` is set beside what there is; `PYTHONPATH` says which copy of the project runs.
-    """
+    """Run a stage as DVC does, in a process of its own in the current folder, on the CPU; of PYTHONPATH's project."""
 
     def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
         # A GPU would change what the tests of processes compare, and is not shared among several

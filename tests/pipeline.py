@@ -38,10 +38,7 @@ STAGES = ["download", *TRAININGS, "evaluate", "report"]
 
 
 class Clone:
-    """A git repository with the pipeline in it, as a user would have it, and what runs there.
-
-    `folder` is the clone; `env` is the environment of all commands, without settings of the test's own.
-    """
+    """A git repository with the pipeline in it, as a user would have it, and what runs there; `env` is its own."""
 
     def __init__(self, folder: Path, **env: str):
         self.folder = folder

@@ -27,13 +27,7 @@ def until(condition: Callable[[], object], seconds: float = 300) -> None:
 
 
 class Server:
-    """The process that waits.
-
-    Args:
-        code: the folder of the `stages` that it imports.
-        folder: for the processes' output.
-        module: what the processes run, as `python -m` does.
-    """
+    """The process that waits, with the `stages` in `code` imported; others run `module` and print into `folder`."""
 
     def __init__(self, code: Path, folder: Path, module: str):
         self.code, self.folder, self.started = code, folder, 0

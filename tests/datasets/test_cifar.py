@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import socket
+import struct
 import tarfile
 import threading
 import time
@@ -27,6 +28,14 @@ EACH = 40  # images in a file
 NAMES = {"cifar10": [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], "cifar100": ["train", "test"]}
 
 
+def python2(value: object) -> bytes:
+    """Pickle as Python 2 did, in which the real files were written: texts are bytes, and so is what arrays hold."""
+    short, file = (lambda self, text: self.write(b"T" + struct.pack("<i", len(text)) + text)), io.BytesIO()
+    table = {**pickle._Pickler.dispatch, bytes: short, str: lambda self, text: short(self, text.encode())}
+    type("Pickler", (pickle._Pickler,), {"dispatch": table})(file, 2).dump(value)
+    return file.getvalue()
+
+
 def packed(files: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as tar:
@@ -43,7 +52,7 @@ def build(kind: str) -> tuple[bytes, list[dict]]:
     for name in NAMES[kind][::-1]:
         pixels, labels = random.integers(0, 256, (EACH, 3072), dtype=np.uint8), random.integers(0, 10, EACH).tolist()
         files[name] = {"data": pixels, f"{fine}labels": labels, "coarse_labels": [0] * EACH}
-    archive = packed({"readme.html": b"no pickle"} | {name: pickle.dumps(value) for name, value in files.items()})
+    archive = packed({"readme.html": b"no pickle"} | {name: python2(value) for name, value in files.items()})
     return archive, [files[name] for name in NAMES[kind]]
 
 

@@ -138,10 +138,10 @@ def test_any_name_that_can_be_shown_is_a_class_and_none_opens_an_element_of_html
         files = {file.replace("cat", name): content for file, content in unsplit(3).items()}
         for kind in "tar", "zip":
             assert read(write(tmp_path, kind, files), 8, 0.2).classes == sorted([name, "dog"])
-    files = {name.replace("cat", "<!--<script>").replace("10", "<b>"): c for name, c in contents().items()}
+    files = {name.replace("cat", "<!--<script>").replace("10", "<b>\udcff"): c for name, c in contents().items()}
     source = read(write(tmp_path, "folder", files), 8, 0.2)
     assert source.classes == ["dög fish", "‹!--‹script>"]
-    assert source.test.names[2:].tolist() == ["‹!--‹script>/2.png", "‹!--‹script>/‹b>.png"]
+    assert source.test.names[2:].tolist() == ["‹!--‹script>/2.png", r"‹!--‹script>/‹b>\udcff.png"]
 
 
 @pytest.mark.parametrize("name", ["\udcff", "\x1b[2J", "a\u202etac", "a\u2028b"])
@@ -150,13 +150,16 @@ def test_a_class_whose_name_would_garble_a_line_is_shown_in_escapes_and_once(tmp
     assert f"class {name!a} has a name that cannot be printed" in refusal(write(tmp_path, "folder", files))
 
 
-GOOD = encoded(picture(1))
+GOOD, TABLES = encoded(picture(1)), dict.fromkeys(["a/x.PARQUET", "a/y.arrow", "b/z.csv", "b/w.json"], b"")
 WRONG = [  # what is taken away, what is added, and what is said
     ("-", {"train/cat/1.HEIC": b"\0\0\0\x18ftypheic"}, "1.HEIC: not an image that can be read: convert it"),
     ("-", {"train/cat/deep/1.png": b""}, "or a link: train/cat/deep/1.png; it must be a folder"),
     ("-", {"train/bird/1.png": GOOD, "test/cow/1.png": GOOD}, "classes in one of train/ and test/ alone: bird; cow"),
     ("test/", {"test/1.png": b""}, "only train/ of train/ and test/ in it"),
+    ("test/", {}, "only train/ of train/ and test/ in it"),
     ("/cat/", {}, "one class, dög fish"),
+    ("/", {"cat/1.png": GOOD}, "class cat has one image"),
+    ("/", TABLES, "<image file>; export tables such as .parquet"),
     ("t", {"a/1.png": GOOD, "b/1.png": b"", "b/2.png": b""}, "class a has one image"),
     ("-", {"train/\uff43a\u200bt/1.png": GOOD}, r"classes 'cat' and '\uff43a\u200bt' look alike"),
     ("-", {f"train/cat/{n}.gif": b"" for n in range(9)}, "remove it; and 4 more"),

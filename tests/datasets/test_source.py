@@ -21,7 +21,7 @@ def toys() -> Source:
         images = random.integers(0, brightest, (count, 8, 8, 3), dtype=np.uint8)
         return Split(images, np.arange(count) % 2, np.arange(count).astype(str))
 
-    return Source("toys", "ab" * 32, ["cat", "dog"], split(50, 100), split(20, 256))
+    return Source("toys", "ab" * 32, ["cat", "dog"], split(50, 100), split(20, 256), test_share=0.3)
 
 
 def assert_statistics(mean: list[float], std: list[float], images: np.ndarray) -> None:
@@ -32,7 +32,8 @@ def assert_statistics(mean: list[float], std: list[float], images: np.ndarray) -
 
 def test_the_description_is_of_both_splits_and_its_statistics_are_numpys_over_the_training_images(toys):
     info, splits = describe(toys, DATA)
-    assert (info.name, info.source, info.sha256, info.image_size) == ("toys", "images", "ab" * 32, 8)
+    assert (info.name, info.source, info.sha256, info.test_share) == ("toys", "images", "ab" * 32, 0.3)
+    assert (info.image_size, info.validation) == (8, 0)
     assert info.counts.model_dump() == {"train": 50, "test": 20, "validation": 0}
     assert splits == {"train": toys.train, "test": toys.test}
     assert_statistics(info.mean, info.std, toys.train.images)
@@ -45,7 +46,7 @@ def test_a_share_of_each_class_of_the_training_images_is_set_aside_and_does_not_
     info, splits = describe(toys, DATA.model_copy(update={"validation": 0.2}))
     train, validation = splits["train"], splits["validation"]
     assert splits["test"] is toys.test
-    assert info.counts.model_dump() == {"train": 40, "test": 20, "validation": 10}
+    assert (info.validation, info.counts.model_dump()) == (0.2, {"train": 40, "test": 20, "validation": 10})
     assert np.bincount(validation.labels).tolist() == [5, 5]
     assert sorted([*train.names, *validation.names], key=int) == toys.train.names.tolist()
     for split in (train, validation):
