@@ -117,6 +117,8 @@ def test_an_archive_is_downloaded_once_for_all_experiments_and_kept_for_the_user
         check("cifar10", read_source(data))
     said = f"downloading {address}cifar-10-python.tar.gz to {hub}/cifar-10-python.tar.gz\n"
     assert (capsys.readouterr().out, requests) == (said, ["/cifar-10-python.tar.gz"])
+    (hub / "cifar-10-python.tar.gz").unlink()
+    check("cifar10", read_source(data))  # into the folder that is there now
     assert [path.name for path in hub.iterdir()] == ["cifar-10-python.tar.gz"]
 
 
