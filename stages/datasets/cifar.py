@@ -53,7 +53,7 @@ def read(kind: str, path: Path | None, image_size: int) -> Source:
 def _unpickled(archive: bytes) -> dict[str, dict]:
     """Return the content of each pickle in an archive whose sha256 has been verified, by the name of its file."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        files = {member.name.rpartition("/")[2]: tar.extractfile(member) for member in tar}
+        files = {member.name.rpartition("/")[2]: tar.extractfile(member) for member in tar if member.isfile()}
         wanted = [name for name in files if "batch" in name or name in ("train", "test", "meta")]
         return {name: pickle.load(files[name], encoding="latin1") for name in wanted}  # type: ignore
 

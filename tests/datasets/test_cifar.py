@@ -39,8 +39,9 @@ def python2(value: object) -> bytes:
 def packed(files: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        tar.addfile(member("cifar-10-batches-py", kind=tarfile.DIRTYPE))  # as the official archive begins
         for name, content in files.items():
-            tar.addfile(member(f"cifar-python/{name}", content), io.BytesIO(content))
+            tar.addfile(member(f"cifar-10-batches-py/{name}", content), io.BytesIO(content))
     return file.getvalue()
 
 
