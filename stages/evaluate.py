@@ -38,9 +38,10 @@ def main(args: Namespace) -> None:
         curves.append(history.assign(run=run)[["run", *history]])
         print(f"{run}: {summaries[run].accuracy:.2%} of {len(test.labels):,} test images are right", flush=True)
     tables = {path: csv_bytes(table) for path, table in tables_of([*results.values()], curves).items()}
+    unused = dict.fromkeys(params.models.keys() - {of.model for of in params.runs.values()}, True)
     evaluation = Evaluation(
         data=info.sha256,
-        parameters=flat(params.model_dump(exclude={"launcher": True, "data": {"path"}})),
+        parameters=flat(params.model_dump(exclude={"launcher": True, "data": {"path"}, **unused})),
         runs=summaries,
         comparisons=compare(results, params.compare),
         files={str(path): sha256(content) for path, content in tables.items()},

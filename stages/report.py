@@ -44,7 +44,7 @@ def gather(results: Results) -> dict[str, Any]:
     pairs, margin, name = results.pairs, results.parameters["study.margin"], results.info.name
     revision, repeat = page.provenance(results.parameters)
     return {
-        "title": f"{' against '.join(pairs[0].labels) if pairs else f'{len(results.runs)} runs'} on {name}",
+        "title": f"{' against '.join(pairs[0].labels) if pairs else 'Image classifiers'} on {name}",
         "results": results,
         "caveats": findings.caveats(results),
         "answers": [findings.answer(pair, margin, len(pairs)) for pair in pairs],

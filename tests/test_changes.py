@@ -16,7 +16,7 @@ EDITS = {  # of params.yaml, and the stages that depend on the parameter; others
     ("  name: mobilenet_v2", "  name: resnet18"): [],  # a model of no run
     ("  model:\n  - resnet", "  depth:\n  - cnn\n  - resnet_ablation\n  model:\n  - resnet"): ["evaluate"],
     ("  margin: 0.003", "  margin: 0.004"): ["evaluate"],
-    ("image_size: 8", "image_size: 9"): ["download"],
+    ("image_size: 8", "image_size: 9"): ["download", "evaluate"],
     ("seed: 43", "seed: 44"): TRAININGS,
     ("keep: best", "keep: last"): TRAININGS,
     ("nesterov: false", "nesterov: true"): TRAININGS,

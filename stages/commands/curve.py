@@ -23,7 +23,7 @@ ACCURACY = ["accuracy", "low", "high"]  # the ends of its 95 % interval over the
 def main(args: Namespace) -> None:
     """Write the chart, and print its numbers."""
     evaluation, trainings = read_trainings()
-    dots, to = dots_of(trainings, args.parameter), args.to.with_suffix(".png")
+    dots, to = dots_of(trainings, args.parameter), args.to.parent / f"{args.to.stem}.png"
     write_bytes(to, figures.draw(draw, dots, args.parameter)[1])
     print(dots.to_string(index=False, formatters=dict.fromkeys(ACCURACY, percent)))
     print(f"{printable(to)}: value is {args.parameter}; low to high is the 95% interval over the test images.")
@@ -63,8 +63,7 @@ def draw(dots: pd.DataFrame, parameter: str) -> Figure:
     for number, (run, of) in enumerate(dots.groupby("run")):
         errors, marker = (of.accuracy - of.low, of.high - of.accuracy), figures.MARKERS[number % 7]
         axes.errorbar(of.value, of.accuracy, errors, fmt=marker, color=f"C{number}", capsize=3, label=run)
-        means = of.groupby("value").accuracy.mean()
-        axes.plot(means, color=f"C{number}", linestyle=figures.DASHES[number % 7])
+        axes.plot(of.groupby("value").accuracy.mean(), color=f"C{number}", linestyle=figures.DASHES[number % 7])
     if dots.value.dtype.kind in "if" and 0 < 10 * dots.value.min() <= dots.value.max():
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")

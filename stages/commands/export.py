@@ -32,7 +32,7 @@ class Program(nn.Module):
 
 def main(args: Namespace) -> None:
     """Write the program as NAME.pt2, and its card as NAME.pt2.json."""
-    to = args.to or EXPORTED / args.model.with_suffix(".pt2").name
+    to = args.to or EXPORTED / f"{args.model.stem}.pt2"
     classifier = load_model(args.model)
     size = classifier.card.data.image_size
     images, shapes = torch.zeros(2, 3, size, size), {"images": {0: torch.export.Dim("N", max=4096)}}

@@ -18,7 +18,6 @@ from stages.common.errors import UserError
 from stages.models.resnet import BasicBlock, ResNet
 
 SEED, IMAGES, CHANNELS = 42, 2, 64
-MATTERS = 10  # times as large or as small
 
 
 def main(args: Namespace) -> None:
@@ -37,7 +36,7 @@ def main(args: Namespace) -> None:
 def conclusion(ratio: float) -> str:
     """Say what follows from the gradient at conv1 without shortcuts, divided by that with them."""
     effect = f"gradients {'explode' if ratio > 1 else 'vanish'}."
-    if 1 / MATTERS < ratio < MATTERS:
+    if 1 / 10 < ratio < 10:
         effect = "at this depth, shortcuts hardly matter for it. Try --blocks 8 8 8 8."
     return f"Without shortcuts, the gradient at conv1 is {ratio:.3g} times as large:\n{effect}"
 

@@ -81,7 +81,7 @@ def read_split(name: str, info: DatasetInfo, read: Read = read_bytes) -> Split:
             split = Split(*(arrays[field] for field in Split._fields))  # zipfile verifies their checksums
     except Exception as error:  # damaged bytes bring exceptions of any kind out of the readers
         raise UserError(f"{path}: cannot be read ({printable(error)}); make it with `dvc repro -f download`") from error
-    if [array.shape for array in split] != [shape, shape[:1], shape[:1]]:
+    if [(array.dtype.kind, array.shape) for array in split] != [("u", shape), ("i", shape[:1]), ("U", shape[:1])]:
         raise UserError(f"{path}: not what dataset.json describes; make both with `dvc repro -f download`")
     return split
 

@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         OSError: with the name of the file, also where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    beside = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         with open(beside, "xb") as file:
             yield file

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from stages import CODE
 from stages.common.errors import UserError, listed, printable
 from stages.common.files import read_bytes, sha256
+from stages.common.params import MODELS
 
 Settings = TypeVar("Settings")
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,13 @@ class Inputs(Generic[Settings]):
         return content
 
     def code(self) -> dict[Path, str]:
-        """Return the sha256 of each module of this project that is loaded, as it was when Python began."""
+        """Return the sha256 of each module of this project that is loaded, as it was when Python began.
+
+        Of the models, a training has its own alone, as in dvc.yaml, though it checks the settings of all.
+        """
         loaded = {getattr(module, "__file__", None) for module in sys.modules.values()}
+        model = getattr(self.settings, "model", None)
+        loaded -= {str(path) for path in CODE if path.parent == MODELS and model not in (None, path.stem)}
         return {path: digest for path, digest in CODE.items() if str(path) in loaded}
 
     def check(self) -> None:

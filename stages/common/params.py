@@ -157,8 +157,8 @@ def parse_yaml(text: str | bytes, where: str | Path) -> Any:
     """
     try:
         return yaml.load(text, Loader)
-    # A KeyError or an AttributeError comes of a tag such as `!!bool x`
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    # A LookupError or an AttributeError comes of a tag such as `!!bool x`
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}: not valid YAML: {printable(error)}") from error
 
 

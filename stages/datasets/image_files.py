@@ -115,8 +115,8 @@ def _places(openers: Openers) -> tuple[dict[Entry, Parts], list[str]]:
         if len(parts) <= enclosed + 1 or (splits and parts[enclosed] not in splits):
             aside.add("/".join(parts[: enclosed + 1]))
             continue
-        # DVC's page of charts breaks on a comment or an element of HTML in a name
-        label, name = normalize("NFC", parts[-2]).replace("<", "‹"), parts[-1].replace("<", "‹")
+        # DVC's page of charts breaks on a comment or an element of HTML in a name, and pandas on a carriage return
+        label, name = normalize("NFC", parts[-2]).replace("<", "‹"), parts[-1].replace("<", "‹").replace("\r", "\\r")
         place = Entry(splits.get(parts[enclosed], ""), label, name)
         if len(parts) != enclosed + (3 if splits else 2) or not openers[parts] or place in places:
             problems.append(printable("/".join(parts)))

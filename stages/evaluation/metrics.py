@@ -58,7 +58,7 @@ class Evaluation(Record):
     """metrics/evaluation.json."""
 
     data: str  # sha256 of the data set
-    parameters: dict[str, JsonValue]  # common to the runs, by dotted names, as the models have them
+    parameters: dict[str, Any]  # common to the runs, by dotted names, as the models have them
     runs: dict[Name, TestedRun]
     comparisons: dict[Name, Comparison]
     files: dict[str, str]  # the tables written with this file: their sha256, by path

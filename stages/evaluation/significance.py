@@ -91,8 +91,7 @@ def equal_on_images(counts: Sequence[int], images: int, margin: float) -> float:
 def _score(gained: int, lost: int, images: int, difference: float) -> float:
     """Tango's z statistic of a true difference in (-1, 1), with the likeliest share of lost images for it."""
     b = (2 * images - gained + lost) * difference - gained - lost
-    c = lost * difference * (1 - difference)
-    share = (np.sqrt(max(b**2 + 8 * images * c, 0)) - b) / (4 * images)
+    share = (np.sqrt(max(b**2 + 8 * images * (lost * difference * (1 - difference)), 0)) - b) / (4 * images)
     variance = images * (2 * share + difference * (1 - difference))
     return float((gained - lost - images * difference) / np.sqrt(variance)) if variance > 0 else 0.0
 

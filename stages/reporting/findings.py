@@ -3,7 +3,7 @@
 from typing import Any
 
 from stages.evaluation.metrics import Comparison
-from stages.evaluation.significance import SIGNIFICANT, Difference, seeds_needed
+from stages.evaluation.significance import ENOUGH_SEEDS, SIGNIFICANT, Difference, seeds_needed
 from stages.reporting.results import Pair, Results
 from stages.reporting.wording import p_value, percent, points, points_range
 
@@ -111,8 +111,8 @@ def next_step(results: Results) -> str:
         low, high = (compared or pair.comparison).interval
         if compared.shares["images"] > 0.5 if compared else high - low > 20 * margin:
             return f"Next: more test images; these leave {100 * (high - low):.1f} points open."
-        count = seeds_needed(compared, margin)[0] if compared else results.parameters["study.seeds"]
-        if count <= 100:
+        count = seeds_needed(compared, margin)[0] if compared else max(results.parameters["study.seeds"], ENOUGH_SEEDS)
+        if (compared.seeds if compared else 0) < count <= 100:
             return f"Next: train {count:,} seeds of each recipe with “make seeds” (study.seeds in params.yaml)."
     change = "longer training" if best.tested.best_epoch > 0.9 * len(best.history) else "another width"
     return (

@@ -11,7 +11,7 @@ import pandas as pd
 
 from stages.common import files
 from stages.common.dataset import DatasetInfo, Read, Split, held_out_name
-from stages.common.errors import UserError
+from stages.common.errors import UserError, printable
 from stages.common.files import parse_csv, parse_json
 from stages.evaluation import significance
 from stages.evaluation.metrics import Comparison, Evaluation, TestedRun
@@ -106,9 +106,8 @@ def read_results(info: DatasetInfo, test: Split, read: Read) -> Results:
         history, *others = (rows[rows.run == name].reset_index(drop=True) for rows in tables)
         runs[name] = Run(name, label, evaluation.runs[name], timing, history, predictions, *others)
     study, foreign = read_study(evaluation, read)
-    parameters: dict[str, Any] = evaluation.parameters
-    pairs = judged([*evaluation.comparisons.values()], runs, study, parameters["study.margin"])
-    return Results(info, [*runs.values()], pairs, study, foreign, table(files.SUSPECTS), parameters)
+    pairs = judged([*evaluation.comparisons.values()], runs, study, evaluation.parameters["study.margin"])
+    return Results(info, [*runs.values()], pairs, study, foreign, table(files.SUSPECTS), evaluation.parameters)
 
 
 def recipe_digest(evaluation: Evaluation, run: str) -> str:
@@ -124,9 +123,12 @@ def read_study(evaluation: Evaluation, read: Read) -> tuple[pd.DataFrame, bool]:
     # Without what a merge of git may leave
     table = table.reindex(columns=["seed", "run", "images", "correct", "recipe"]).drop_duplicates(["seed", "run"])
     ours = table[table.recipe == table.run.map({run: recipe_digest(evaluation, run) for run in evaluation.runs})]
-    bits = (np.frombuffer(base64.b64decode(text), np.uint8) for text in ours.correct)
-    right = [np.unpackbits(of, count=images).astype(bool) for of, images in zip(bits, ours.images, strict=True)]
-    study = ours.assign(right=right).pivot(index="seed", columns="run", values="right")
+    try:
+        bits = (np.frombuffer(base64.b64decode(text), np.uint8) for text in ours.correct)
+        right = [np.unpackbits(of, count=images).astype(bool) for of, images in zip(bits, ours.images, strict=True)]
+        study = ours.assign(right=right).pivot(index="seed", columns="run", values="right")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{files.SEEDS}: damaged ({printable(error)}); make it again with `make seeds`") from error
     return study.reindex(columns=[*evaluation.runs]), len(ours) < len(table)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, contiguous_format
 
 from stages.common.errors import printable
 from stages.common.files import sha256, write_bytes
@@ -117,8 +117,8 @@ def is_stored(model_file: bytes) -> bool:
 
 def to_bytes(card: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     """Return a safetensors file with a JSON object and tensors, which depends on them alone, and a digest over both."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry of metadata: safetensors writes several in random order
+    tensors = {name: tensor.detach().cpu().clone(memory_format=contiguous_format) for name, tensor in tensors.items()}
+    # Copies: a module may have two names. One entry of metadata: safetensors writes several in random order
     return safetensors.torch.save(tensors, {"card": json.dumps(card | {"sha256": _digest(card, tensors)})})
 
 
@@ -130,8 +130,7 @@ def from_bytes(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         tensors = safetensors.torch.load(content)
-        size = int.from_bytes(content[:8], "little")
-        card = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["card"])
+        card = json.loads(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["card"])
         digest = card.pop("sha256")
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"is no safetensors file of this pipeline: {error}") from error

@@ -44,8 +44,7 @@ class Processes:
         # The argument has another name since torch 2.14.
         known = inspect.signature(DistributedDataParallel).parameters
         copied = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        options: dict[str, Any] = {copied: False}
-        return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **{copied: False})  # type: ignore[arg-type]
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Replace the tensor with its sum over the processes."""

@@ -61,14 +61,14 @@ def test_code_that_is_loaded_and_was_edited_after_python_began_is_named_and_no_o
     code = """
 import stages, sys
 slow = {"torch", "numpy", "pandas", "pydantic"} & set(sys.modules)  # the digests are taken before these are imported
-for name in ("common/params.py", "training/loop.py"):
+for name in ("common/params.py", "training/loop.py", "models/resnet.py"):
     open(f"stages/{name}", "a").write("# edited")
 from stages.common.inputs import Inputs
-from stages.common import params
-inputs = Inputs(lambda: None)
+from stages.common import params; from stages.models import cnn, resnet; from types import SimpleNamespace
+inputs = Inputs(lambda: SimpleNamespace(model="cnn"))
 print(slow, sorted(path.name for path in inputs.code()))
 inputs.check()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "set() ['__init__.py', 'errors.py', 'files.py', 'inputs.py', 'params.py']\n"
+    assert done.stdout == "set() ['__init__.py', 'cnn.py', 'errors.py', 'files.py', 'inputs.py', 'params.py']\n"
     assert "UserError: changed while this stage ran: stages/common/params.py. Nothing was written" in done.stderr

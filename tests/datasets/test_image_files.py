@@ -138,10 +138,10 @@ def test_any_name_that_can_be_shown_is_a_class_and_none_opens_an_element_of_html
         files = {file.replace("cat", name): content for file, content in unsplit(3).items()}
         for kind in "tar", "zip":
             assert read(write(tmp_path, kind, files), 8, 0.2).classes == sorted([name, "dog"])
-    files = {name.replace("cat", "<!--<script>").replace("10", "<b>\udcff"): c for name, c in contents().items()}
+    files = {name.replace("cat", "<!--<script>").replace("10", "<b>\udcff\r"): c for name, c in contents().items()}
     source = read(write(tmp_path, "folder", files), 8, 0.2)
     assert source.classes == ["dög fish", "‹!--‹script>"]
-    assert source.test.names[2:].tolist() == ["‹!--‹script>/2.png", r"‹!--‹script>/‹b>\udcff.png"]
+    assert source.test.names[2:].tolist() == ["‹!--‹script>/2.png", r"‹!--‹script>/‹b>\udcff\r.png"]
 
 
 @pytest.mark.parametrize("name", ["\udcff", "\x1b[2J", "a\u202etac", "a\u2028b"])

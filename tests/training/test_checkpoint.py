@@ -18,6 +18,7 @@ def some_state(epochs: int = 2) -> State:
     weights |= {"half": torch.randn(5).bfloat16(), "num_batches_tracked": torch.tensor(7)}
     tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
     history = [{"epoch": i, "train_loss": 0.1 + 0.2, "test_accuracy": 1 / i} for i in range(1, epochs + 1)]
+    tensors["model.again"] = tensors["model.conv"]  # a module may have two names
     return State(tensors, history, {name: 2 * tensor for name, tensor in weights.items()}, 12.5, 11.25)
 
 
