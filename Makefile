@@ -95,7 +95,8 @@ compare: repository environment ## the experiments of this commit side by side: 
 	@echo 'A column is missing? COLUMNS=160 make compare'
 	@echo 'Each is one training on the same test images: the best of many is partly luck.'
 
-# Two at a time, a file each; one thread apiece, since those of OpenMP wait for each other by spinning.
+# Two at a time, a file each, in the order of their names (by default files of few tests come last, and those are slow);
+# one thread apiece, since those of OpenMP wait for each other by spinning.
 test test-fast test-slow mutants: export OMP_NUM_THREADS := 1
 test: repository environment ## the tests, minutes
 	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

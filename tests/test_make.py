@@ -90,18 +90,15 @@ def noted(tmp_path) -> Path:
 
 @pytest.mark.parametrize(("jobs", "threads"), [(1, 4), (2, 2), (3, 1), (9, 1)])
 def test_all_experiments_of_a_study_have_the_same_number_of_threads(noted, jobs, threads):
-    done = make(noted, "seeds", f"JOBS={jobs}", "CORES=4", MISSING="43,44")
+    command = "seeds", f"JOBS={jobs}", "CORES=4"
+    assert "Seeds to train: none\n" in make(noted, *command, MISSING="").stdout
+    done = make(noted, *command, MISSING="43,44")
     assert done.returncode == 0, done.stderr
     calls = (noted.parent / "calls.txt").read_text().splitlines()
-    assert len([call for call in calls if "dvc" in call]) == 4  # before, two seeds, after
+    assert len([call for call in calls if "dvc" in call]) == 6  # before and after; then with two seeds between
     assert {call.rpartition("threads=")[2] for call in calls} == {str(threads)}
     assert "expr" not in done.stdout + done.stderr
     assert f"xargs -P {jobs} " in make(noted, "--just-print", "seeds", f"JOBS={jobs}").stdout
     make(noted, "queue", f"JOBS={jobs}", "CORES=4")
     queue = f"dvc exp run --run-all --jobs {jobs} threads={threads}"
     assert (noted.parent / "calls.txt").read_text().splitlines()[-1] == queue
-
-
-def test_a_study_that_lacks_no_seed_runs_no_experiment(noted):
-    assert "Seeds to train: none\n" in make(noted, "seeds", MISSING="").stdout
-    assert "exp run" not in (noted.parent / "calls.txt").read_text()

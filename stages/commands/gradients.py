@@ -36,7 +36,7 @@ def main(args: Namespace) -> None:
 def conclusion(ratio: float) -> str:
     """Say what follows from the gradient at conv1 without shortcuts, divided by that with them."""
     effect = f"gradients {'explode' if ratio > 1 else 'vanish'}."
-    if 1 / 10 < ratio < 10:
+    if 1 / 10 < ratio < 10:  # less than ten times as large or as small
         effect = "at this depth, shortcuts hardly matter for it. Try --blocks 8 8 8 8."
     return f"Without shortcuts, the gradient at conv1 is {ratio:.3g} times as large:\n{effect}"
 

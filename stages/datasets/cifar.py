@@ -64,7 +64,7 @@ def _verified(kind: str, path: Path | None) -> bytes:
     archive = path or _downloaded(address, SHA256[kind])
     content = read_bytes(archive, f"data.path must be a copy of {address}")
     if sha256(content) != SHA256[kind]:
-        raise UserError(f"{printable(archive)}: not {address}, or damaged; delete it, or set data.path or data.source")
+        raise UserError(f"{printable(archive)}: not {address}, or damaged; rename it, or set data.path or data.source")
     return content
 
 

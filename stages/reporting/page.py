@@ -91,7 +91,7 @@ def provenance(parameters: dict[str, Any]) -> tuple[str, str]:
         parameters: of the models, by dotted names.
     """
     try:
-        commit, date, by = _git("log", "-1", "--no-show-signature", "--abbrev=10", "--format=%h%n%as%n%an.").split("\n")
+        commit, by, date = _git("log", "-1", "--no-show-signature", "--abbrev=10", "--format=%h%n%an%n%as").split("\n")
         changed = ", with uncommitted changes" if _git("status", "--porcelain", "stages", "dvc.yaml") else ""
         committed = flat(parse_yaml(_git("show", f"HEAD:./{PARAMS}"), f"{PARAMS} of that revision"))
     except (OSError, subprocess.CalledProcessError, UserError) as error:
@@ -105,7 +105,7 @@ def provenance(parameters: dict[str, Any]) -> tuple[str, str]:
     settings += sorted({f"~{section}.{name}" for section, name, *_ in gone})
     command = "".join(f" \\\n    -S {shlex.quote(setting)}" for setting in settings)
     repeat = f"git checkout {commit}\ndvc exp run{command}" if all(map(SAFE.fullmatch, settings)) else ""
-    return f"Git revision {commit} of {date} by {by[:-1]}{changed}.", repeat
+    return f"Git revision {commit} of {date} by {by}{changed}.", repeat
 
 
 def _git(*arguments: str) -> str:

@@ -43,8 +43,8 @@ class Processes:
         # Statistics of batch normalisation are averaged once an epoch instead of being copied from rank 0 each step.
         # The argument has another name since torch 2.14.
         known = inspect.signature(DistributedDataParallel).parameters
-        copied = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return DistributedDataParallel(model, gradient_as_bucket_view=True, **{copied: False})  # type: ignore[arg-type]
+        options: dict = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Replace the tensor with its sum over the processes."""

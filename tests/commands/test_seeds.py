@@ -22,8 +22,7 @@ def study(finished, tmp_path_factory) -> Clone:
     clone.said = clone.run("make", "seeds")
     clone.dvc("exp", "rename", clone.dvc("exp", "list", "--name-only").strip(), "whole")
     clone.replace("metrics/evaluation.json", '"study.seeds": 2', '"study.seeds": 5')
-    changes = "-Sseed=45", "-Sablation.weight_decay=0.01", "evaluate"
-    clone.dvc("exp", "run", "--quiet", "--temp", "--name", "lacking", *changes)
+    clone.dvc("exp", "run", "-q", "--temp", "--name=lacking", "-Sseed=45", "-Sablation.weight_decay=0.01", "evaluate")
     clone.replace("params.yaml", "seed: 43", "seed: 47")
     clone.dvc("exp", "save", "--name", "saved-without-a-run")
     clone.run("git", "checkout", "params.yaml", "dvc.lock")

@@ -11,6 +11,7 @@ from stages.common.dataset import read_dataset
 from stages.common.errors import UserError
 from stages.common.files import sha256
 from stages.common.inputs import Inputs
+from tests.pipeline import write_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,17 +59,19 @@ def test_what_was_used_is_what_was_hashed_whatever_lay_there_before_and_after(wo
 def test_code_that_is_loaded_and_was_edited_after_python_began_is_named_and_no_other(tmp_path):
     """In a copy of the project, edited between the start of Python and the import of the module."""
     shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    write_params(tmp_path)
     code = """
 import stages, sys
 slow = {"torch", "numpy", "pandas", "pydantic"} & set(sys.modules)  # the digests are taken before these are imported
 for name in ("common/params.py", "training/loop.py", "models/resnet.py"):
     open(f"stages/{name}", "a").write("# edited")
 from stages.common.inputs import Inputs
-from stages.common import params; from stages.models import cnn, resnet; from types import SimpleNamespace
-inputs = Inputs(lambda: SimpleNamespace(model="cnn"))
-print(slow, sorted(path.name for path in inputs.code()))
+from stages.common.params import load_params
+from stages.training.recipe import recipe_of
+inputs = Inputs(lambda: recipe_of(load_params(), "cnn"))  # which imports resnet.py too
+print(slow, sorted(path.stem for path in inputs.code()))
 inputs.check()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "set() ['__init__.py', 'cnn.py', 'errors.py', 'files.py', 'inputs.py', 'params.py']\n"
+    assert done.stdout == "set() ['__init__', 'cnn', 'errors', 'files', 'inputs', 'params', 'recipe']\n"
     assert "UserError: changed while this stage ran: stages/common/params.py. Nothing was written" in done.stderr

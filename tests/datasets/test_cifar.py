@@ -147,7 +147,7 @@ def test_a_failed_transfer_is_told_with_its_reason_and_leaves_nothing(hub, serve
     assert list(hub.iterdir()) == []
 
 
-def test_a_copy_is_used_in_place_of_a_download_and_a_damaged_archive_is_to_be_deleted(hub, tmp_path):
+def test_a_copy_is_used_in_place_of_a_download_and_a_damaged_archive_is_to_be_renamed(hub, tmp_path):
     copy, cached = tmp_path / "copy.tar.gz", hub / "cifar-10-python.tar.gz"
     copy.write_bytes(ARCHIVE)
     assert cifar.read("cifar10", copy, 16).train.images.shape == (5 * EACH, 16, 16, 3)
@@ -155,7 +155,7 @@ def test_a_copy_is_used_in_place_of_a_download_and_a_damaged_archive_is_to_be_de
     hub.mkdir(parents=True)
     cached.write_bytes(ARCHIVE[:1000])
     for kind, path, said in (("cifar100", copy, copy), ("cifar10", None, cached)):
-        with pytest.raises(UserError, match=rf"^{said}: not .*, or damaged; delete it, or set data\.path or"):
+        with pytest.raises(UserError, match=rf"^{said}: not .*, or damaged; rename it, or set data\.path"):
             cifar.read(kind, path, 16)
     with pytest.raises(UserError, match=r"^nowhere: no such file; data\.path must be a copy of https://www\.cs\.tor"):
         cifar.read("cifar10", Path("nowhere"), 16)

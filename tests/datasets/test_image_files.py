@@ -160,7 +160,6 @@ WRONG = [  # what is taken away, what is added, and what is said
     ("/cat/", {}, "one class, dög fish"),
     ("/", {"cat/1.png": GOOD}, "class cat has one image"),
     ("/", TABLES, "<image file>; export tables such as .parquet"),
-    ("t", {"a/1.png": GOOD, "b/1.png": b"", "b/2.png": b""}, "class a has one image"),
     ("-", {"train/\uff43a\u200bt/1.png": GOOD}, r"classes 'cat' and '\uff43a\u200bt' look alike"),
     ("-", {f"train/cat/{n}.gif": b"" for n in range(9)}, "remove it; and 4 more"),
 ]

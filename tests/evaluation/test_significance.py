@@ -1,4 +1,3 @@
-import itertools
 import math
 from itertools import product
 
@@ -195,7 +194,7 @@ def test_the_seeds_needed_have_the_worked_ranges_and_bounds_and_are_those_of_sta
     assert [needed(0.0001, 0.5), needed(0, 1e-9)] == [(3, 3, 3), (10_000, 10_000, 10_000)]
     assert needed(0, 0.0001) == needed(0.0001, 0.0001) < needed(0.0002, 0.0001)  # the step of one image
     limits = [math.sqrt(5 / stats.chi2.ppf(level, 5)) for level in (0.975, 0.025)]
-    for sd, of in itertools.product(np.linspace(0.0014, 0.004, 16), range(3)):
+    for sd, of in product(np.linspace(0.0014, 0.004, 16), range(3)):
         found, deviation = needed(sd, 0.003, seeds=6)[of], sd * [1, *limits][of]
         power = [TTestPower().power(0.003 / deviation, nobs=count, alpha=0.05) for count in (found, found - 1)]
         assert power[0] >= 0.8

@@ -100,6 +100,8 @@ def test_what_to_do_next_follows_from_the_numbers(experiment, writer, toys):
     found = writer.seeds({(s, run): random.random(1000) < 0.9 + 0.02 * (s % 2) for s, run in study})
     count = tables.recipe_table(found).iloc[0, -1].split()[0]
     assert findings.next_step(found) == seeds.format(count)
+    more = [replace(pair, recipes=replace(pair.recipes, seeds=101)) for pair in found.pairs]  # than are needed
+    assert findings.next_step(replace(found, pairs=more)).startswith("Next: another width; ")
     for best, words in ((6, "longer training"), (5, "another width")):
         run = replace(toys.runs[0], tested=toys.runs[0].tested.model_copy(update={"best_epoch": best}))
         said = f"Next: {words}; Simple CNN was best in epoch {best} of 6, and its gap is 2.0 points."
